@@ -1,0 +1,123 @@
+"""Settings: one frozen object, the only reader of the environment.
+
+``DATABASE_URL``, ``DATABASE_DIRECT_URL`` and ``REDIS_URL`` have the names every platform gives
+them; all else begins with ``ORDINAUT_``. Each setting is described in
+``docs/reference/settings.md``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+from zoneinfo import available_timezones
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+)
+
+from ordinaut.errors import FieldProblem, InvalidInput
+
+MIN_SECRET_BYTES = 32  # HS256 wants a key as long as its hash (RFC 7518 section 3.2)
+PREFIX = "ORDINAUT_"
+UNPREFIXED = ("DATABASE_URL", "DATABASE_DIRECT_URL", "REDIS_URL")
+
+
+def _long_enough(secret: SecretStr) -> SecretStr:
+    if len(secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
+        raise ValueError(f"must be at least {MIN_SECRET_BYTES} bytes long")
+    return secret
+
+
+def _known_zone(name: str) -> str:
+    if name not in available_timezones():
+        raise ValueError(f"{name!r} is not an IANA time zone")
+    return name
+
+
+def _paths(value: object) -> object:
+    return tuple(p for p in value.split(os.pathsep) if p) if isinstance(value, str) else value
+
+
+def _words(value: object) -> object:
+    return tuple(w for w in value.replace(",", " ").split()) if isinstance(value, str) else value
+
+
+class Settings(BaseModel):
+    """Everything a process must know before it starts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    database_url: str
+    database_direct_url: str | None = None
+    redis_url: str
+    secret: Annotated[SecretStr, AfterValidator(_long_enough)]
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65_535)] = 8080
+    timezone: Annotated[str, AfterValidator(_known_zone)] = "Europe/Chisinau"
+    log_level: str = "info"
+    log_json: bool = True
+    database_pool_size: Annotated[int, Field(ge=2, le=200)] = 10
+
+    worker_concurrency: Annotated[int, Field(ge=1, le=10_000)] = 100
+    worker_health_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    scheduler_health_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    lease_seconds: Annotated[float, Field(ge=1, le=3600)] = 30.0
+    drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 20.0
+    tick_limit: Annotated[int, Field(ge=1, le=100_000)] = 2_000
+
+    access_token_seconds: Annotated[int, Field(ge=30, le=86_400)] = 900
+    refresh_token_seconds: Annotated[int, Field(ge=60, le=31_536_000)] = 1_209_600
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 1_048_576
+
+    ext_paths: Annotated[tuple[Path, ...], BeforeValidator(_paths)] = ()
+    ext_disabled: Annotated[tuple[str, ...], BeforeValidator(_words)] = ()
+    http_allow_private: bool = False
+    http_allow_hosts: Annotated[tuple[str, ...], BeforeValidator(_words)] = ()
+
+    @property
+    def direct_url(self) -> str:
+        """The address that no pooler stands in front of: for LISTEN and migrations."""
+        return self.database_direct_url or self.database_url
+
+    @property
+    def pooled(self) -> bool:
+        """Whether ``database_url`` leads through a pooler, which rules out session state."""
+        return self.database_direct_url not in (None, self.database_url)
+
+
+def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    """Read the environment; ``overrides`` (from the command line) win.
+
+    Raises :class:`InvalidInput` that names every variable that is missing or wrong.
+    """
+    source = os.environ if environ is None else environ
+    values: dict[str, Any] = {name.lower(): source[name] for name in UNPREFIXED if source.get(name)}
+    for name in Settings.model_fields:
+        if (given := source.get(PREFIX + name.upper())) is not None:
+            values[name] = given
+    values.update({k: v for k, v in overrides.items() if v is not None})
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise InvalidInput("settings are not complete", problems=_problems(error)) from None
+
+
+def variable(setting: str) -> str:
+    """Return the environment variable of a setting."""
+    return name if (name := setting.upper()) in UNPREFIXED else PREFIX + name
+
+
+def _problems(error: ValidationError) -> tuple[FieldProblem, ...]:
+    # The input is left out of the message: it may be the secret.
+    return tuple(
+        FieldProblem(variable(str(e["loc"][0])), e["msg"], e["type"]) for e in error.errors()
+    )

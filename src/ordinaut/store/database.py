@@ -1,0 +1,104 @@
+"""Connections, transactions and named queries: the mechanics below every store module.
+
+SQL stands in ``store/sql/<module>.sql``, one statement under each ``-- name:`` line, and is
+bound by the Python function of the same name. A caller opens the transaction
+(``async with db.transaction() as tx``) and store functions take ``tx`` first, so what belongs
+together commits together.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cached_property
+from importlib import resources
+from typing import Any, LiteralString, TypeAlias, cast
+
+import orjson
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+from psycopg.types.json import set_json_dumps, set_json_loads
+from psycopg_pool import AsyncConnectionPool
+
+Tx: TypeAlias = AsyncConnection[TupleRow]
+
+PREPARE_AFTER = 3  # executions; the hot statements are few and repeat for ever
+CONNECT_TIMEOUT = 10  # seconds
+
+_NAME = re.compile(r"^-- name: (\w+)\s*$", re.MULTILINE)
+
+
+class Queries:
+    """The named statements of one file in ``store/sql``."""
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+
+    def __getitem__(self, name: str) -> LiteralString:
+        return self._statements[name]
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names in the order of the file."""
+        return tuple(self._statements)
+
+    @cached_property
+    def _statements(self) -> dict[str, LiteralString]:
+        text = resources.files("ordinaut.store").joinpath(f"sql/{self._module}.sql").read_text()
+        _, *parts = _NAME.split(text)
+        # Package data, not input: as trustworthy as a literal.
+        return {
+            name: cast(LiteralString, body.strip())
+            for name, body in zip(parts[::2], parts[1::2], strict=True)
+        }
+
+
+async def _configure(connection: AsyncConnection[Any]) -> None:
+    set_json_dumps(orjson.dumps, connection)
+    set_json_loads(orjson.loads, connection)
+
+
+class Database:
+    """A pool of connections to PostgreSQL.
+
+    ``pooled`` says that a pooler in transaction mode (PgBouncer) stands in between: then no
+    statement is prepared on the server.
+    """
+
+    def __init__(
+        self, url: str, *, size: int = 10, pooled: bool = False, name: str = "ordinaut"
+    ) -> None:
+        self.url = url
+        self._pool: AsyncConnectionPool[Tx] = AsyncConnectionPool(
+            url,
+            min_size=1,
+            max_size=size,
+            open=False,
+            configure=_configure,
+            check=AsyncConnectionPool.check_connection,
+            kwargs={
+                "autocommit": True,
+                "application_name": name,
+                "connect_timeout": CONNECT_TIMEOUT,
+                "prepare_threshold": None if pooled else PREPARE_AFTER,
+            },
+        )
+
+    async def __aenter__(self) -> Database:
+        await self._pool.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._pool.close()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Tx]:
+        """Lend a connection in autocommit: for a single statement that is its own transaction."""
+        async with self._pool.connection() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Tx]:
+        """Lend a connection inside a transaction; an exception rolls it back."""
+        async with self._pool.connection() as connection, connection.transaction():
+            yield connection
