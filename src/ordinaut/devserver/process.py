@@ -1,0 +1,75 @@
+"""Child processes that never outlive this one."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from ordinaut.devserver import reaper
+
+LOOPBACK = "127.0.0.1"
+
+
+@functools.cache
+def _reaper() -> int:
+    """Start the reaper of this process, once; return the pipe that it listens to.
+
+    Nothing closes the pipe: the end of this process does, and that is the message.
+    """
+    theirs, ours = os.pipe()
+    os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-I", "-S", str(Path(reaper.__file__))],
+        {},
+        file_actions=[(os.POSIX_SPAWN_DUP2, theirs, 0)],
+    )
+    os.close(theirs)
+    return ours
+
+
+def guard(pid: int, *, stop_signal: int) -> None:
+    """Have ``stop_signal`` sent to ``pid`` when this process ends in any way."""
+    os.write(_reaper(), f"+ {pid} {stop_signal}\n".encode())
+
+
+def release(pid: int) -> None:
+    """Take back :func:`guard`: the process ended, its number may soon be another's."""
+    os.write(_reaper(), f"- {pid}\n".encode())
+
+
+def stop(process: subprocess.Popen[bytes], *, stop_signal: int, timeout: float) -> None:
+    """End a child: ask, wait ``timeout`` seconds, then kill. Harmless when it has ended."""
+    if process.poll() is None:
+        process.send_signal(stop_signal)
+        try:
+            process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    process.wait()
+    release(process.pid)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """End a child at once, as a crash would."""
+    stop(process, stop_signal=signal.SIGKILL, timeout=60)
+
+
+def free_port() -> int:
+    """Return a TCP port of the loopback address that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def is_listening(host: str, port: int) -> bool:
+    """Tell whether somebody answers on a TCP port."""
+    try:
+        with socket.create_connection((host, port), timeout=1):
+            return True
+    except OSError:
+        return False
