@@ -104,16 +104,32 @@ CREATE TABLE task_definition (
 );
 
 -- The part of a task that every firing rewrites, apart so that the wide row is not copied.
--- next_run_at is NULL when nothing follows (paused, completed, event tasks).
+-- next_run_at is when the tick must look: NULL when nothing follows (paused, completed, event
+-- tasks). Every occurrence up to decided_until has its run or its verdict. A snoozed occurrence
+-- (snoozed_for) is still to come, at snoozed_to.
 CREATE TABLE schedule (
     task_id             uuid PRIMARY KEY REFERENCES task,
     next_run_at         timestamptz,
+    decided_until       timestamptz NOT NULL DEFAULT now(),
     last_scheduled_for  timestamptz,
     fired               integer NOT NULL DEFAULT 0,
     paused_at           timestamptz,
-    tzdata              text NOT NULL DEFAULT ''
+    resumed_at          timestamptz,
+    snoozed_for         timestamptz,
+    snoozed_to          timestamptz,
+    tzdata              text NOT NULL DEFAULT '',
+    CONSTRAINT schedule_snooze_whole CHECK ((snoozed_for IS NULL) = (snoozed_to IS NULL))
 ) WITH (fillfactor = 70);
 CREATE INDEX schedule_due ON schedule (next_run_at) WHERE next_run_at IS NOT NULL;
+
+-- The times in which a task was paused, and what its resuming said about what fell into them.
+CREATE TABLE pause (
+    task_id   uuid NOT NULL REFERENCES task,
+    began_at  timestamptz NOT NULL,
+    ended_at  timestamptz,
+    catchup   text,
+    PRIMARY KEY (task_id, began_at)
+);
 
 CREATE TABLE calendar (
     id          uuid PRIMARY KEY,
@@ -257,12 +273,15 @@ CREATE TABLE event (
     data         jsonb NOT NULL DEFAULT '{}'
 ) PARTITION BY RANGE (occurred_at);
 CREATE INDEX event_place ON event (seq);
-CREATE INDEX event_fresh ON event (xid);
+CREATE INDEX event_fresh ON event (xid, seq);
 
--- How far each reader of the outbox has come.
+-- How far each reader of the outbox has come: it has all that snapshot sees, and of what
+-- target sees besides, the events up to seq.
 CREATE TABLE event_cursor (
     name        text PRIMARY KEY,
     snapshot    pg_snapshot NOT NULL,
+    target      pg_snapshot,
+    seq         bigint NOT NULL DEFAULT 0,
     updated_at  timestamptz NOT NULL DEFAULT now()
 );
 
