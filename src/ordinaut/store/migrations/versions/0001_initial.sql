@@ -201,10 +201,12 @@ CREATE TABLE due_work (
     autovacuum_analyze_scale_factor = 0,
     autovacuum_vacuum_cost_delay = 0
 );
-CREATE INDEX due_work_ready ON due_work (sort_key, id) WHERE state = 'ready';
+CREATE INDEX due_work_ready ON due_work (sort_key, id)
+    WHERE state = 'ready' AND concurrency_key IS NULL;
+CREATE INDEX due_work_keyed ON due_work (concurrency_key, sort_key, id)
+    WHERE state = 'ready' AND concurrency_key IS NOT NULL;
 CREATE INDEX due_work_wake ON due_work (run_at) WHERE state IN ('scheduled', 'waiting');
 CREATE INDEX due_work_expiry ON due_work (locked_until) WHERE state = 'leased';
-CREATE INDEX due_work_holder ON due_work (locked_by) WHERE state = 'leased';
 CREATE INDEX due_work_concurrency ON due_work (concurrency_key)
     WHERE state = 'leased' AND concurrency_key IS NOT NULL;
 
@@ -223,6 +225,7 @@ CREATE TABLE task_run (
     status         text NOT NULL,
     trigger        text NOT NULL,
     attempt        integer NOT NULL,
+    lease_token    integer NOT NULL,
     worker_id      uuid,
     payload        jsonb,
     output         jsonb,

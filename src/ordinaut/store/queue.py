@@ -1,0 +1,355 @@
+"""The queue: who may execute what, and how it ends.
+
+A row of ``due_work`` is one run that has not ended; its id is the id of the run. ::
+
+                 enqueue
+                    │
+       ┌────────────┴───────────┐
+    scheduled ──promote──► ready ──lease──► leased ──settle──► task_run (history)
+       ▲                     ▲  ◄──release────┤
+       │                     ├──◄──expire─────┤   (crashes > limit ──► dead)
+       └────── park ─────────│────────────────┘
+            waiting ─promote─┘        cancel: a row that nobody holds ends at once,
+                                      a holder is asked to stop
+
+Every lease has a new ``lease_token``, and every write about the run names it together with the
+holder. Rows that a write did not touch are not ours any more: each function returns those that
+were. So a worker that slept through its lease can do no harm, whatever it believes.
+
+All functions take a connection first and read the database's clock; ``now`` replaces it in
+tests. They work on many runs at a time because the commit is what costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from operator import itemgetter
+from typing import Any, Literal, TypeAlias
+from uuid import UUID
+
+import orjson
+
+from ordinaut.errors import Conflict, NotFound
+from ordinaut.model import Backoff, Json, Lease, NewWork, StepRecord
+from ordinaut.store.database import Queries, Tx
+
+SQL = Queries("queue")
+
+MAX_CRASHES = 5  # workers that one run may take down before it is buried
+GATE = 0x0D14A6A7E  # advisory lock: one lease at a time counts the runs of concurrency keys
+WORK_CHANNEL = "ordinaut_work"
+CANCEL_CHANNEL = "ordinaut_cancel"
+NO_ITEM = -1  # step_run.item outside a foreach
+
+EndStatus: TypeAlias = Literal["succeeded", "failed", "canceled"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """A run that is over. ``announced`` says that ``run.started`` was already written."""
+
+    lease: Lease
+    status: EndStatus
+    started_at: datetime
+    finished_at: datetime
+    output: Json = None
+    error: Json = None
+    steps: Sequence[StepRecord] = ()
+    announced: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parked:
+    """A run that goes on at ``run_at``: a retry, or with ``wait`` a suspension."""
+
+    lease: Lease
+    run_at: datetime
+    wait: Json = None
+    error: Json = None
+    steps: Sequence[StepRecord] = ()
+    announced: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """Steps of a run that goes on at once."""
+
+    lease: Lease
+    steps: Sequence[StepRecord]
+    announced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """What the runs of one version of a task have to do, and how."""
+
+    task_id: UUID
+    version: int
+    payload: Json
+    title: str
+    created_by: UUID
+    max_retries: int
+    backoff_strategy: Backoff
+    backoff_seconds: float
+    timeout_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """What the janitor did with leases that ran out."""
+
+    requeued: int
+    buried: int
+
+
+@dataclass(frozen=True, slots=True)
+class Canceled:
+    """Runs that ended at once, and runs whose holders were asked to stop."""
+
+    ended: tuple[UUID, ...]
+    asked: tuple[UUID, ...]
+
+
+async def enqueue(tx: Tx, items: Sequence[NewWork], *, now: datetime | None = None) -> list[UUID]:
+    """Create runs and return the ids of those whose occurrence was not queued before."""
+    if not items:
+        return []
+    parameters = {
+        "now": now,
+        "ids": [w.id for w in items],
+        "task_ids": [w.task_id for w in items],
+        "versions": [w.task_version for w in items],
+        "scheduled_fors": [w.scheduled_for for w in items],
+        "run_ats": [w.run_at for w in items],
+        "priorities": [w.priority for w in items],
+        "triggers": [w.trigger for w in items],
+        "payloads": [_json(w.payload) for w in items],
+        "keys": [w.concurrency_key for w in items],
+        "maxima": [w.max_concurrency for w in items],
+    }
+    return [row[0] for row in await _rows(tx, "enqueue", parameters)]
+
+
+async def promote(tx: Tx, *, limit: int, now: datetime | None = None) -> int:
+    """Make ready what was scheduled for, or waits until, a time that has come."""
+    [(count,)] = await _rows(tx, "promote", {"now": now, "limit": limit})
+    return int(count)
+
+
+async def next_wake(tx: Tx) -> datetime | None:
+    """Return the earliest instant at which :func:`promote` finds something."""
+    rows = await _rows(tx, "next_wake", {})
+    return rows[0][0] if rows else None
+
+
+async def lease(
+    tx: Tx,
+    *,
+    worker_id: UUID,
+    limit: int,
+    lease_for: timedelta,
+    now: datetime | None = None,
+) -> list[Lease]:
+    """Take up to ``limit`` runs, the most urgent first, within their concurrency limits."""
+    parameters = {"worker_id": worker_id, "limit": limit, "lease_for": lease_for, "now": now}
+    async with tx.transaction():
+        [(alone,)] = await _rows(tx, "gate", {"lock": GATE})
+        rows = await _rows(tx, "lease_keyed" if alone else "lease", parameters)
+    rows.sort(key=itemgetter(0, 1))  # RETURNING has no order
+    return [Lease(*row[1:]) for row in rows]
+
+
+async def renew(
+    tx: Tx,
+    leases: Sequence[Lease],
+    *,
+    worker_id: UUID,
+    lease_for: timedelta,
+    now: datetime | None = None,
+) -> dict[UUID, bool]:
+    """Extend leases; return those that are still ours, each with whether it shall stop."""
+    parameters = {"worker_id": worker_id, "lease_for": lease_for, "now": now, **_fence(leases)}
+    return dict(await _rows(tx, "renew", parameters))
+
+
+async def release(
+    tx: Tx,
+    *,
+    worker_id: UUID,
+    unstarted: Sequence[Lease] = (),
+    started: Sequence[Lease] = (),
+    now: datetime | None = None,
+) -> set[UUID]:
+    """Give work back at once without spending an attempt; return what was still ours."""
+    leases = [*unstarted, *started]
+    if not leases:
+        return set()
+    flags = [False] * len(unstarted) + [True] * len(started)
+    parameters = {"worker_id": worker_id, "now": now, "started": flags, **_fence(leases)}
+    return await _end_canceled(tx, await _rows(tx, "release", parameters), now=now)
+
+
+async def settle(tx: Tx, batch: Sequence[Ended], *, worker_id: UUID) -> set[UUID]:
+    """End runs in one statement; return the ids of those that were still ours."""
+    if not batch:
+        return set()
+    parameters = {
+        "worker_id": worker_id,
+        "statuses": [e.status for e in batch],
+        "announced": [not e.announced for e in batch],
+        "started_ats": [e.started_at for e in batch],
+        "finished_ats": [e.finished_at for e in batch],
+        "outputs": [_json(e.output) for e in batch],
+        "errors": [_json(e.error) for e in batch],
+        **_fence([e.lease for e in batch]),
+        **_steps((e.lease.id, e.steps) for e in batch),
+    }
+    return {row[0] for row in await _rows(tx, "settle", parameters)}
+
+
+async def park(tx: Tx, batch: Sequence[Parked], *, worker_id: UUID) -> set[UUID]:
+    """Put runs back for later; return the ids of those that were still ours."""
+    if not batch:
+        return set()
+    parameters = {
+        "worker_id": worker_id,
+        "announced": [not p.announced for p in batch],
+        "run_ats": [p.run_at for p in batch],
+        "waits": [_json(p.wait) for p in batch],
+        "errors": [_json(p.error) for p in batch],
+        **_fence([p.lease for p in batch]),
+        **_steps((p.lease.id, p.steps) for p in batch),
+    }
+    return await _end_canceled(tx, await _rows(tx, "park", parameters))
+
+
+async def checkpoint(tx: Tx, batch: Sequence[Checkpoint], *, worker_id: UUID) -> set[UUID]:
+    """Keep steps of runs that go on; return the ids of those that are still ours."""
+    if not batch:
+        return set()
+    parameters = {
+        "worker_id": worker_id,
+        "announced": [not c.announced for c in batch],
+        **_fence([c.lease for c in batch]),
+        **_steps((c.lease.id, c.steps) for c in batch),
+    }
+    return {row[0] for row in await _rows(tx, "checkpoint", parameters)}
+
+
+async def checkpoints(tx: Tx, ids: Sequence[UUID]) -> dict[UUID, list[StepRecord]]:
+    """Return what runs have already done."""
+    found: dict[UUID, list[StepRecord]] = {run_id: [] for run_id in ids}
+    for run_id, step_id, item, *rest in await _rows(tx, "checkpoints", {"ids": list(ids)}):
+        found[run_id].append(_step_record(step_id, item, *rest))
+    return found
+
+
+async def definitions(
+    tx: Tx, wanted: Iterable[tuple[UUID, int]]
+) -> dict[tuple[UUID, int], Definition]:
+    """Return the definitions of ``(task_id, version)`` that exist."""
+    pairs = list(wanted)
+    parameters = {"task_ids": [p[0] for p in pairs], "versions": [p[1] for p in pairs]}
+    rows = await _rows(tx, "definitions", parameters)
+    return {(row[0], row[1]): Definition(*row) for row in rows}
+
+
+async def settled(tx: Tx, leases: Sequence[Lease], *, worker_id: UUID) -> set[UUID]:
+    """Return the runs that ended with exactly these leases: for a commit of unknown outcome."""
+    return {
+        row[0] for row in await _rows(tx, "settled", {"worker_id": worker_id, **_fence(leases)})
+    }
+
+
+async def expire(tx: Tx, *, limit: int, now: datetime | None = None) -> Expired:
+    """Take runs from holders that stopped renewing; bury those that keep killing workers."""
+    parameters = {"now": now, "limit": limit, "max_crashes": MAX_CRASHES}
+    [(requeued, buried)] = await _rows(tx, "expire", parameters)
+    return Expired(requeued, buried)
+
+
+async def cancel(
+    tx: Tx,
+    *,
+    run_ids: Sequence[UUID] = (),
+    task_ids: Sequence[UUID] = (),
+    reason: str = "canceled on request",
+    now: datetime | None = None,
+) -> Canceled:
+    """Cancel runs by their own ids or their tasks'; ids that are not queued are ignored."""
+    parameters = {
+        "run_ids": list(run_ids),
+        "task_ids": list(task_ids),
+        "reason": reason,
+        "now": now,
+    }
+    rows = await _rows(tx, "cancel", parameters)
+    asked = tuple(run_id for run_id, over in rows if not over)
+    if asked:
+        await tx.execute(SQL["hint_cancel"])
+    return Canceled(tuple(run_id for run_id, over in rows if over), asked)
+
+
+async def redrive(tx: Tx, run_id: UUID, *, now: datetime | None = None) -> None:
+    """Queue a run that ended badly once more, from its checkpoints.
+
+    Raises :class:`NotFound` when no failed, dead or canceled run has this id, and
+    :class:`Conflict` when its occurrence is queued again already.
+    """
+    [(found, made)] = await _rows(tx, "redrive", {"run_id": run_id, "now": now})
+    if not found:
+        raise NotFound(f"no failed, dead or canceled run {run_id}")
+    if not made:
+        raise Conflict(f"the occurrence of run {run_id} is queued already")
+
+
+async def hint(tx: Tx) -> None:
+    """Wake idle workers; call it once after a batch."""
+    await tx.execute(SQL["hint"])
+
+
+async def _rows(tx: Tx, name: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    cursor = await tx.execute(SQL[name], parameters, binary=True)
+    return await cursor.fetchall()
+
+
+async def _end_canceled(
+    tx: Tx, rows: Iterable[tuple[UUID, bool]], *, now: datetime | None = None
+) -> set[UUID]:
+    """End what came back to the queue although it was asked to stop; return all ids."""
+    ids = dict(rows)
+    if canceled := [run_id for run_id, requested in ids.items() if requested]:
+        await cancel(tx, run_ids=canceled, now=now)
+    return set(ids)
+
+
+def _fence(leases: Sequence[Lease]) -> dict[str, Any]:
+    return {"ids": [held.id for held in leases], "tokens": [held.token for held in leases]}
+
+
+def _steps(runs: Iterable[tuple[UUID, Sequence[StepRecord]]]) -> dict[str, Any]:
+    steps = [(run_id, step) for run_id, records in runs for step in records]
+    return {
+        "step_runs": [run_id for run_id, _ in steps],
+        "step_ids": [s.step_id for _, s in steps],
+        "step_items": [NO_ITEM if s.index is None else s.index for _, s in steps],
+        "step_statuses": [s.status for _, s in steps],
+        "step_attempts": [s.attempt for _, s in steps],
+        "step_uses": [s.uses for _, s in steps],
+        "step_started_ats": [s.started_at for _, s in steps],
+        "step_finished_ats": [s.finished_at for _, s in steps],
+        "step_outputs": [_json(s.output) for _, s in steps],
+        "step_errors": [_json(s.error) for _, s in steps],
+    }
+
+
+def _step_record(step_id: str, item: int, *rest: Any) -> StepRecord:
+    status, attempt, uses, started_at, finished_at, output, error = rest
+    index = None if item == NO_ITEM else item
+    return StepRecord(step_id, status, attempt, started_at, finished_at, uses, index, output, error)
+
+
+def _json(value: Json) -> str | None:
+    return None if value is None else orjson.dumps(value).decode()

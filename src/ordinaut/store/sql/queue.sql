@@ -1,0 +1,454 @@
+-- name: enqueue
+-- Create runs; an occurrence that is already queued is left alone.
+WITH made AS (
+    INSERT INTO due_work (id, task_id, task_version, scheduled_for, run_at, sort_key, priority,
+                          state, trigger, concurrency_key, max_concurrency, payload)
+    SELECT id, task_id, task_version, scheduled_for, run_at,
+           (date_part('epoch', run_at) * 1000)::bigint - priority * 60000, priority,
+           CASE WHEN run_at <= coalesce(%(now)s, now()) THEN 'ready' ELSE 'scheduled' END,
+           trigger, concurrency_key, max_concurrency, payload::jsonb
+      FROM unnest(%(ids)s::uuid[], %(task_ids)s::uuid[], %(versions)s::integer[],
+                  %(scheduled_fors)s::timestamptz[], %(run_ats)s::timestamptz[],
+                  %(priorities)s::smallint[], %(triggers)s::text[], %(payloads)s::text[],
+                  %(keys)s::text[], %(maxima)s::integer[])
+           AS given (id, task_id, task_version, scheduled_for, run_at, priority, trigger,
+                     payload, concurrency_key, max_concurrency)
+    ON CONFLICT (task_id, scheduled_for) DO NOTHING
+    RETURNING id, task_id, scheduled_for, run_at, trigger
+), noted AS (
+    INSERT INTO event (occurred_at, topic, task_id, run_id, data)
+    SELECT coalesce(%(now)s, now()), 'run.queued', task_id, id,
+           jsonb_build_object('status', 'queued', 'trigger', trigger, 'run_at', run_at,
+                              'scheduled_for', scheduled_for)
+      FROM made
+)
+SELECT id FROM made;
+
+-- name: promote
+-- Make ready what was scheduled for, or waits until, a time that has come.
+WITH come AS (
+    UPDATE due_work
+       SET state = 'ready', resumed = resumed OR state = 'waiting'
+     WHERE ctid = ANY(ARRAY(
+           SELECT ctid FROM due_work
+            WHERE state IN ('scheduled', 'waiting') AND run_at <= coalesce(%(now)s, now())
+            ORDER BY run_at LIMIT %(limit)s
+              FOR UPDATE SKIP LOCKED))
+    RETURNING id, task_id, scheduled_for, wait
+), noted AS (
+    INSERT INTO event (occurred_at, topic, task_id, run_id, data)
+    SELECT coalesce(%(now)s, now()), 'run.queued', task_id, id,
+           jsonb_build_object('status', 'queued', 'reason', 'wait_over',
+                              'scheduled_for', scheduled_for)
+      FROM come WHERE wait IS NOT NULL
+)
+SELECT count(*) FROM come;
+
+-- name: next_wake
+-- The earliest instant at which promote finds something.
+SELECT run_at FROM due_work
+ WHERE state IN ('scheduled', 'waiting') AND run_at < 'infinity'
+ ORDER BY run_at LIMIT 1;
+
+-- name: gate
+-- Whether there is work with a concurrency key and we alone may lease such work until commit.
+SELECT CASE WHEN EXISTS (SELECT FROM due_work
+                          WHERE state = 'ready' AND concurrency_key IS NOT NULL)
+            THEN pg_try_advisory_xact_lock(%(lock)s) ELSE false END;
+
+-- name: lease
+-- Take the most urgent work that has no concurrency key.
+UPDATE due_work
+   SET state = 'leased', locked_by = %(worker_id)s,
+       locked_until = coalesce(%(now)s, now()) + %(lease_for)s,
+       lease_token = lease_token + 1, attempt = attempt + 1,
+       started_at = coalesce(started_at, %(now)s, now())
+ WHERE ctid = ANY(ARRAY(
+       SELECT ctid FROM due_work
+        WHERE state = 'ready' AND concurrency_key IS NULL
+        ORDER BY sort_key, id LIMIT %(limit)s
+          FOR UPDATE SKIP LOCKED))
+RETURNING sort_key, id, lease_token, task_id, task_version, attempt, run_at, scheduled_for,
+          trigger, payload, resumed;
+
+-- name: lease_keyed
+-- Take the most urgent work, of a concurrency key at most what is free of it. The caller holds
+-- the gate, and this statement's snapshot is younger than the gate: nobody else counts now.
+WITH RECURSIVE head AS (
+    (SELECT concurrency_key AS key, max_concurrency
+       FROM due_work
+      WHERE state = 'ready' AND concurrency_key IS NOT NULL
+      ORDER BY concurrency_key, sort_key, id LIMIT 1)
+    UNION ALL
+    SELECT following.key, following.max_concurrency
+      FROM head CROSS JOIN LATERAL (
+           SELECT concurrency_key AS key, max_concurrency
+             FROM due_work
+            WHERE state = 'ready' AND concurrency_key > head.key
+            ORDER BY concurrency_key, sort_key, id LIMIT 1) AS following
+), busy AS (
+    SELECT concurrency_key AS key, count(*) AS runs
+      FROM due_work
+     WHERE state = 'leased' AND concurrency_key IS NOT NULL
+     GROUP BY concurrency_key
+), admitted AS MATERIALIZED (
+    SELECT first.place, first.sort_key, first.id
+      FROM head LEFT JOIN busy USING (key)
+     CROSS JOIN LATERAL (
+           SELECT ctid AS place, sort_key, id
+             FROM due_work
+            WHERE state = 'ready' AND concurrency_key = head.key
+            ORDER BY sort_key, id
+            LIMIT least(%(limit)s, greatest(0, head.max_concurrency - coalesce(busy.runs, 0)))
+              FOR UPDATE SKIP LOCKED) AS first
+), free AS MATERIALIZED (
+    SELECT ctid AS place, sort_key, id
+      FROM due_work
+     WHERE state = 'ready' AND concurrency_key IS NULL
+     ORDER BY sort_key, id LIMIT %(limit)s
+       FOR UPDATE SKIP LOCKED
+)
+UPDATE due_work
+   SET state = 'leased', locked_by = %(worker_id)s,
+       locked_until = coalesce(%(now)s, now()) + %(lease_for)s,
+       lease_token = lease_token + 1, attempt = attempt + 1,
+       started_at = coalesce(started_at, %(now)s, now())
+ WHERE ctid = ANY(ARRAY(
+       SELECT place FROM (SELECT * FROM admitted UNION ALL SELECT * FROM free) AS candidate
+        ORDER BY sort_key, id LIMIT %(limit)s))
+RETURNING sort_key, id, lease_token, task_id, task_version, attempt, run_at, scheduled_for,
+          trigger, payload, resumed;
+
+-- name: renew
+-- Extend the leases that are still this worker's, and tell which runs shall stop.
+UPDATE due_work AS w
+   SET locked_until = coalesce(%(now)s, now()) + %(lease_for)s
+  FROM unnest(%(ids)s::uuid[], %(tokens)s::integer[]) AS held (id, token)
+ WHERE w.id = held.id AND w.lease_token = held.token AND w.locked_by = %(worker_id)s
+RETURNING w.id, w.cancel_requested;
+
+-- name: release
+-- Give work back at once; the attempt that did not happen is not spent.
+WITH back AS (
+    UPDATE due_work AS w
+       SET state = 'ready', locked_by = NULL, locked_until = NULL, attempt = attempt - 1,
+           resumed = resumed OR held.started
+      FROM unnest(%(ids)s::uuid[], %(tokens)s::integer[], %(started)s::boolean[])
+           AS held (id, token, started)
+     WHERE w.id = held.id AND w.lease_token = held.token AND w.locked_by = %(worker_id)s
+    RETURNING w.id, w.task_id, w.scheduled_for, w.cancel_requested, held.started
+), noted AS (
+    INSERT INTO event (occurred_at, topic, task_id, run_id, data)
+    SELECT coalesce(%(now)s, now()), 'run.queued', task_id, id,
+           jsonb_build_object('status', 'queued', 'reason', 'released',
+                              'scheduled_for', scheduled_for)
+      FROM back WHERE started
+)
+SELECT id, cancel_requested FROM back;
+
+-- name: settle
+-- End runs that are still ours: out of the queue, into the history, with steps and events.
+WITH given AS (
+    SELECT * FROM unnest(
+        %(ids)s::uuid[], %(tokens)s::integer[], %(statuses)s::text[], %(announced)s::boolean[],
+        %(started_ats)s::timestamptz[], %(finished_ats)s::timestamptz[],
+        %(outputs)s::text[], %(errors)s::text[])
+        AS given (id, token, status, announced, started_at, finished_at, output, error)
+), ended AS (
+    DELETE FROM due_work AS w
+     USING given
+     WHERE w.id = given.id AND w.lease_token = given.token AND w.locked_by = %(worker_id)s
+    RETURNING w.id, w.task_id, w.task_version, w.scheduled_for, w.run_at, w.trigger, w.attempt,
+              w.lease_token, w.payload, given.announced, given.status, given.started_at,
+              given.finished_at, given.output::jsonb, given.error::jsonb
+), steps AS (
+    SELECT step.*
+      FROM unnest(
+           %(step_runs)s::uuid[], %(step_ids)s::text[], %(step_items)s::integer[],
+           %(step_statuses)s::text[], %(step_attempts)s::integer[], %(step_uses)s::text[],
+           %(step_started_ats)s::timestamptz[], %(step_finished_ats)s::timestamptz[],
+           %(step_outputs)s::text[], %(step_errors)s::text[])
+           AS step (run_id, step_id, item, status, attempt, uses, started_at, finished_at,
+                    output, error)
+), recorded AS (
+    INSERT INTO task_run (id, task_id, task_version, scheduled_for, run_at, started_at,
+                          finished_at, status, trigger, attempt, lease_token, worker_id, payload,
+                          output, error)
+    SELECT id, task_id, task_version, scheduled_for, run_at, started_at, finished_at, status,
+           trigger, attempt, lease_token, %(worker_id)s, payload, output, error
+      FROM ended
+), checkpointed AS (
+    INSERT INTO step_run (run_id, step_id, item, status, attempt, uses, started_at, finished_at,
+                          output, error)
+    SELECT run_id, step_id, item, steps.status, steps.attempt, uses, steps.started_at,
+           steps.finished_at, steps.output::jsonb, steps.error::jsonb
+      FROM steps JOIN ended ON ended.id = steps.run_id
+    ON CONFLICT (run_id, step_id, item) DO UPDATE
+       SET status = excluded.status, attempt = excluded.attempt, uses = excluded.uses,
+           started_at = excluded.started_at, finished_at = excluded.finished_at,
+           output = excluded.output, error = excluded.error
+), noted AS (
+    INSERT INTO event (topic, task_id, run_id, data)
+    SELECT 'run.started', task_id, id,
+           jsonb_build_object('status', 'running', 'attempt', attempt,
+                              'scheduled_for', scheduled_for)
+      FROM ended WHERE announced
+    UNION ALL
+    SELECT 'step.' || steps.status, task_id, id,
+           jsonb_build_object('status', steps.status, 'step_id', step_id, 'item', item,
+                              'attempt', steps.attempt, 'error', steps.error::jsonb)
+      FROM steps JOIN ended ON ended.id = steps.run_id
+     WHERE steps.status IN ('succeeded', 'failed', 'skipped')
+    UNION ALL
+    SELECT 'run.' || status, task_id, id,
+           jsonb_build_object('status', status, 'attempt', attempt,
+                              'scheduled_for', scheduled_for, 'error', error)
+      FROM ended
+)
+SELECT id FROM ended;
+
+-- name: park
+-- Put runs that are still ours back: to be tried again at run_at, or waiting.
+WITH given AS (
+    SELECT * FROM unnest(
+        %(ids)s::uuid[], %(tokens)s::integer[], %(announced)s::boolean[],
+        %(run_ats)s::timestamptz[], %(waits)s::text[], %(errors)s::text[])
+        AS given (id, token, announced, run_at, wait, error)
+), parked AS (
+    UPDATE due_work AS w
+       SET state = CASE WHEN given.wait IS NULL THEN 'scheduled' ELSE 'waiting' END,
+           run_at = given.run_at,
+           sort_key = (date_part('epoch', given.run_at) * 1000)::bigint - w.priority * 60000,
+           locked_by = NULL, locked_until = NULL, resumed = true,
+           attempt = w.attempt - (given.wait IS NOT NULL)::integer,
+           wait = given.wait::jsonb, error = given.error::jsonb
+      FROM given
+     WHERE w.id = given.id AND w.lease_token = given.token AND w.locked_by = %(worker_id)s
+    RETURNING w.id, w.task_id, w.scheduled_for, w.attempt, w.run_at, w.wait, w.error,
+              w.cancel_requested, given.announced
+), steps AS (
+    SELECT step.*, parked.task_id
+      FROM unnest(
+           %(step_runs)s::uuid[], %(step_ids)s::text[], %(step_items)s::integer[],
+           %(step_statuses)s::text[], %(step_attempts)s::integer[], %(step_uses)s::text[],
+           %(step_started_ats)s::timestamptz[], %(step_finished_ats)s::timestamptz[],
+           %(step_outputs)s::text[], %(step_errors)s::text[])
+           AS step (run_id, step_id, item, status, attempt, uses, started_at, finished_at,
+                    output, error)
+      JOIN parked ON parked.id = step.run_id
+), checkpointed AS (
+    INSERT INTO step_run (run_id, step_id, item, status, attempt, uses, started_at, finished_at,
+                          output, error)
+    SELECT run_id, step_id, item, status, attempt, uses, started_at, finished_at,
+           output::jsonb, error::jsonb
+      FROM steps
+    ON CONFLICT (run_id, step_id, item) DO UPDATE
+       SET status = excluded.status, attempt = excluded.attempt, uses = excluded.uses,
+           started_at = excluded.started_at, finished_at = excluded.finished_at,
+           output = excluded.output, error = excluded.error
+), noted AS (
+    INSERT INTO event (topic, task_id, run_id, data)
+    SELECT 'run.started', task_id, id,
+           jsonb_build_object('status', 'running', 'attempt', attempt,
+                              'scheduled_for', scheduled_for)
+      FROM parked WHERE announced
+    UNION ALL
+    SELECT 'step.' || status, task_id, run_id,
+           jsonb_build_object('status', status, 'step_id', step_id, 'item', item,
+                              'attempt', attempt, 'error', error::jsonb)
+      FROM steps
+     WHERE status IN ('succeeded', 'failed', 'skipped')
+    UNION ALL
+    SELECT CASE WHEN wait IS NULL THEN 'run.retrying' ELSE 'run.waiting' END, task_id, id,
+           jsonb_build_object('status', CASE WHEN wait IS NULL THEN 'queued' ELSE 'waiting' END,
+                              'attempt', attempt, 'run_at', run_at,
+                              'scheduled_for', scheduled_for, 'error', error)
+      FROM parked
+)
+SELECT id, cancel_requested FROM parked;
+
+-- name: checkpoint
+-- Keep steps of runs that are still ours, and tell which runs those are. The row is locked so
+-- that nobody can take the run between the check and the commit.
+WITH held AS (
+    SELECT w.id, w.task_id, w.scheduled_for, w.attempt, given.announced
+      FROM due_work AS w
+      JOIN unnest(%(ids)s::uuid[], %(tokens)s::integer[], %(announced)s::boolean[])
+           AS given (id, token, announced) USING (id)
+     WHERE w.lease_token = given.token AND w.locked_by = %(worker_id)s
+       FOR NO KEY UPDATE OF w
+), steps AS (
+    SELECT step.*, held.task_id
+      FROM unnest(
+           %(step_runs)s::uuid[], %(step_ids)s::text[], %(step_items)s::integer[],
+           %(step_statuses)s::text[], %(step_attempts)s::integer[], %(step_uses)s::text[],
+           %(step_started_ats)s::timestamptz[], %(step_finished_ats)s::timestamptz[],
+           %(step_outputs)s::text[], %(step_errors)s::text[])
+           AS step (run_id, step_id, item, status, attempt, uses, started_at, finished_at,
+                    output, error)
+      JOIN held ON held.id = step.run_id
+), checkpointed AS (
+    INSERT INTO step_run (run_id, step_id, item, status, attempt, uses, started_at, finished_at,
+                          output, error)
+    SELECT run_id, step_id, item, status, attempt, uses, started_at, finished_at,
+           output::jsonb, error::jsonb
+      FROM steps
+    ON CONFLICT (run_id, step_id, item) DO UPDATE
+       SET status = excluded.status, attempt = excluded.attempt, uses = excluded.uses,
+           started_at = excluded.started_at, finished_at = excluded.finished_at,
+           output = excluded.output, error = excluded.error
+), noted AS (
+    INSERT INTO event (topic, task_id, run_id, data)
+    SELECT 'run.started', task_id, id,
+           jsonb_build_object('status', 'running', 'attempt', attempt,
+                              'scheduled_for', scheduled_for)
+      FROM held WHERE announced
+    UNION ALL
+    SELECT 'step.' || status, task_id, run_id,
+           jsonb_build_object('status', status, 'step_id', step_id, 'item', item,
+                              'attempt', attempt, 'error', error::jsonb)
+      FROM steps
+     WHERE status IN ('succeeded', 'failed', 'skipped')
+)
+SELECT id FROM held;
+
+-- name: checkpoints
+-- What runs have already done.
+SELECT run_id, step_id, item, status, attempt, uses, started_at, finished_at, output, error
+  FROM step_run
+ WHERE run_id = ANY(%(ids)s::uuid[])
+ ORDER BY run_id, started_at, step_id, item;
+
+-- name: definitions
+-- What the runs of these versions of tasks have to do, and how.
+SELECT d.task_id, d.version, d.payload, t.title, t.created_by, t.max_retries,
+       t.backoff_strategy, t.backoff_seconds, t.timeout_seconds
+  FROM unnest(%(task_ids)s::uuid[], %(versions)s::integer[]) AS wanted (task_id, version)
+  JOIN task_definition AS d USING (task_id, version)
+  JOIN task AS t ON t.id = d.task_id;
+
+-- name: settled
+-- Which of these runs have ended with exactly this lease: a commit whose answer was lost.
+SELECT r.id
+  FROM unnest(%(ids)s::uuid[], %(tokens)s::integer[]) AS given (id, token)
+  JOIN task_run AS r ON r.id = given.id
+ WHERE r.lease_token = given.token AND r.worker_id = %(worker_id)s;
+
+-- name: expire
+-- Take runs from holders that stopped renewing: queue them again, or bury what was asked to
+-- stop and what has taken too many workers with it.
+WITH gone AS (
+    SELECT id, crashes + 1 >= %(max_crashes)s AS poison, cancel_requested
+      FROM due_work
+     WHERE state = 'leased' AND locked_until < coalesce(%(now)s, now())
+     ORDER BY locked_until LIMIT %(limit)s
+       FOR UPDATE SKIP LOCKED
+), again AS (
+    UPDATE due_work AS w
+       SET state = 'ready', locked_by = NULL, locked_until = NULL, crashes = crashes + 1,
+           resumed = true
+      FROM gone
+     WHERE w.id = gone.id AND NOT gone.poison AND NOT gone.cancel_requested
+    RETURNING w.id, w.task_id, w.scheduled_for, w.attempt, w.crashes
+), buried AS (
+    DELETE FROM due_work AS w
+     USING gone
+     WHERE w.id = gone.id AND (gone.poison OR gone.cancel_requested)
+    RETURNING w.*, CASE WHEN gone.cancel_requested THEN 'canceled' ELSE 'dead' END AS status,
+              CASE WHEN gone.cancel_requested
+                   THEN jsonb_build_object('code', 'canceled',
+                        'message', 'canceled on request; its worker had stopped renewing')
+                   ELSE jsonb_build_object('code', 'poison', 'message', format(
+                        'the run ended without a result %%s times: its workers died or froze',
+                        w.crashes + 1)) END AS reason
+), recorded AS (
+    INSERT INTO task_run (id, task_id, task_version, scheduled_for, run_at, started_at,
+                          finished_at, status, trigger, attempt, lease_token, worker_id, payload,
+                          error)
+    SELECT id, task_id, task_version, scheduled_for, run_at, started_at,
+           coalesce(%(now)s, now()), status, trigger, attempt, lease_token, locked_by, payload,
+           reason
+      FROM buried
+), noted AS (
+    INSERT INTO event (occurred_at, topic, task_id, run_id, data)
+    SELECT coalesce(%(now)s, now()), 'run.retrying', task_id, id,
+           jsonb_build_object('status', 'queued', 'reason', 'lease_expired', 'attempt', attempt,
+                              'crashes', crashes, 'scheduled_for', scheduled_for)
+      FROM again
+    UNION ALL
+    SELECT coalesce(%(now)s, now()), 'run.' || status, task_id, id,
+           jsonb_build_object('status', status, 'attempt', attempt,
+                              'scheduled_for', scheduled_for, 'error', reason)
+      FROM buried
+)
+SELECT (SELECT count(*) FROM again), (SELECT count(*) FROM buried);
+
+-- name: cancel
+-- End the runs that nobody executes; ask the holders of the others to stop.
+WITH target AS (
+    SELECT id, state FROM due_work
+     WHERE (id = ANY(%(run_ids)s::uuid[]) OR task_id = ANY(%(task_ids)s::uuid[]))
+       FOR UPDATE
+), ended AS (
+    DELETE FROM due_work AS w
+     USING target
+     WHERE w.id = target.id AND target.state <> 'leased'
+    RETURNING w.*
+), asked AS (
+    UPDATE due_work AS w
+       SET cancel_requested = true
+      FROM target
+     WHERE w.id = target.id AND target.state = 'leased'
+    RETURNING w.id
+), recorded AS (
+    INSERT INTO task_run (id, task_id, task_version, scheduled_for, run_at, started_at,
+                          finished_at, status, trigger, attempt, lease_token, payload, error)
+    SELECT id, task_id, task_version, scheduled_for, run_at, started_at,
+           coalesce(%(now)s, now()), 'canceled', trigger, attempt, lease_token, payload,
+           jsonb_build_object('code', 'canceled', 'message', %(reason)s::text)
+      FROM ended
+), noted AS (
+    INSERT INTO event (occurred_at, topic, task_id, run_id, data)
+    SELECT coalesce(%(now)s, now()), 'run.canceled', task_id, id,
+           jsonb_build_object('status', 'canceled', 'attempt', attempt,
+                              'scheduled_for', scheduled_for,
+                              'error', jsonb_build_object('code', 'canceled',
+                                                          'message', %(reason)s::text))
+      FROM ended
+)
+SELECT id, true FROM ended UNION ALL SELECT id, false FROM asked;
+
+-- name: redrive
+-- Queue a run again that ended badly; its checkpoints stay, its token goes on.
+WITH old AS (
+    DELETE FROM task_run
+     WHERE id = %(run_id)s AND status IN ('failed', 'dead', 'canceled')
+    RETURNING *
+), made AS (
+    INSERT INTO due_work (id, task_id, task_version, scheduled_for, run_at, sort_key, priority,
+                          state, trigger, lease_token, resumed, concurrency_key, max_concurrency,
+                          payload)
+    SELECT old.id, old.task_id, old.task_version, old.scheduled_for,
+           coalesce(%(now)s, now()),
+           (date_part('epoch', coalesce(%(now)s, now())) * 1000)::bigint - t.priority * 60000,
+           t.priority, 'ready', old.trigger, old.lease_token, true, t.concurrency_key,
+           t.max_concurrency, old.payload
+      FROM old JOIN task AS t ON t.id = old.task_id
+    ON CONFLICT (task_id, scheduled_for) DO NOTHING
+    RETURNING id, task_id, scheduled_for
+), noted AS (
+    INSERT INTO event (occurred_at, topic, task_id, run_id, data)
+    SELECT coalesce(%(now)s, now()), 'run.queued', task_id, id,
+           jsonb_build_object('status', 'queued', 'reason', 'redriven',
+                              'scheduled_for', scheduled_for)
+      FROM made
+)
+SELECT (SELECT count(*) FROM old), (SELECT count(*) FROM made);
+
+-- name: hint
+-- Wake the workers; once after a batch, because a NOTIFY makes commits queue up.
+SELECT pg_notify('ordinaut_work', '');
+
+-- name: hint_cancel
+-- Make workers look at once which of their runs shall stop.
+SELECT pg_notify('ordinaut_cancel', '');
