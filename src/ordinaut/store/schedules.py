@@ -1,0 +1,231 @@
+"""When tasks fire next: the narrow row beside each task, and the time nobody has decided yet.
+
+``schedule.next_run_at`` says when the tick must look at a task; ``decided_until`` up to where
+every occurrence has its run or its verdict. Whoever changes what a task's occurrences are calls
+:func:`set_next`; :func:`pause`, :func:`resume` and :func:`snooze` only move these marks, and the
+tick does the work. Change the schedule row in the transaction that changes the task: its lock
+is what keeps a tick from firing an old definition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from importlib import metadata
+from typing import Any
+from uuid import UUID
+
+from ordinaut.model import Catchup, Json, Overlap, Schedule, TaskStatus
+from ordinaut.store.database import Queries, Tx
+
+SQL = Queries("schedules")
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """What decides when a task fires, and how far that is decided."""
+
+    task_id: UUID
+    version: int
+    active: bool
+    schedule: Schedule
+    priority: int
+    catchup: Catchup
+    catchup_window_seconds: int
+    overlap: Overlap
+    jitter_seconds: int
+    max_runs: int | None
+    concurrency_key: str | None
+    max_concurrency: int
+    next_run_at: datetime | None
+    decided_until: datetime
+    fired: int
+    resumed_at: datetime | None
+    snoozed_for: datetime | None
+    snoozed_to: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A time in which a task was paused; ``catchup`` is what its resuming asked for."""
+
+    began_at: datetime
+    ended_at: datetime
+    catchup: Catchup | None
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """Where a schedule stands after a tick; ``snoozed`` when a snooze is still to come."""
+
+    task_id: UUID
+    next_run_at: datetime | None
+    decided_until: datetime
+    last_scheduled_for: datetime | None
+    fired: int
+    snoozed: bool = False
+
+
+@cache
+def tzdata_version() -> str:
+    """Return the version of the time zone data that this process computes with."""
+    return metadata.version("tzdata")
+
+
+async def set_next(
+    tx: Tx, nexts: Mapping[UUID, datetime | None], *, now: datetime | None = None
+) -> None:
+    """Store when tasks fire next, for new tasks and for such whose schedule changed.
+
+    ``None`` says that nothing follows. A paused task stays paused.
+    """
+    await tx.execute(
+        SQL["set_next"],
+        {
+            "task_ids": list(nexts),
+            "nexts": list(nexts.values()),
+            "tzdata": tzdata_version(),
+            "now": now,
+        },
+    )
+
+
+async def pause(tx: Tx, task_ids: Sequence[UUID], *, now: datetime | None = None) -> set[UUID]:
+    """Let nothing of these tasks fire from now on; returns those that were not paused yet."""
+    return await _ids(tx, "pause", {"task_ids": list(task_ids), "now": now})
+
+
+async def resume(
+    tx: Tx,
+    nexts: Mapping[UUID, datetime | None],
+    *,
+    catchup: Catchup | None = None,
+    now: datetime | None = None,
+) -> set[UUID]:
+    """End the pauses of tasks; returns those that were paused.
+
+    ``nexts`` holds, for each task, its first occurrence after ``decided_until`` (see
+    :func:`load`): in the past when something fell into the pause. Then the next tick gives each
+    such occurrence its run or its verdict, by ``catchup`` or else by the task's own setting.
+    """
+    given = {"task_ids": list(nexts), "nexts": list(nexts.values())}
+    return await _ids(tx, "resume", {**given, "catchup": catchup, "now": now})
+
+
+async def snooze(
+    tx: Tx, task_id: UUID, *, occurrence: datetime, to: datetime, following: datetime | None
+) -> bool:
+    """Move exactly ``occurrence``, which is next, ``to`` another instant; False when paused.
+
+    ``following`` is the occurrence after it, which keeps its own time. A second snooze names
+    the same ``occurrence`` and moves it again.
+    """
+    first = to if following is None else min(to, following)
+    values = {"task_id": task_id, "occurrence": occurrence, "to": to, "next": first}
+    return bool(await _ids(tx, "snooze", values))
+
+
+async def lock(tx: Tx, task_id: UUID) -> bool:
+    """Keep the tick away from a task until commit; False when it has no schedule."""
+    return bool(await _ids(tx, "lock", {"task_id": task_id}))
+
+
+async def claim(
+    tx: Tx, *, limit: int, now: datetime | None = None
+) -> tuple[datetime | None, list[UUID]]:
+    """Lock due schedules; returns the instant that counts as now (None when nothing is due)."""
+    cursor = await tx.execute(SQL["claim"], {"limit": limit, "now": now})
+    rows = await cursor.fetchall()
+    return (rows[0][0] if rows else None), [row[1] for row in rows]
+
+
+async def load(tx: Tx, ids: Sequence[UUID]) -> list[Timed]:
+    """Return what decides when these tasks fire."""
+    cursor = await tx.execute(SQL["load"], {"ids": list(ids)})
+    return [_timed(row) for row in await cursor.fetchall()]
+
+
+async def calendars(tx: Tx, names: Iterable[str]) -> dict[str, Json]:
+    """Return the definitions of the calendars that exist."""
+    if not (wanted := sorted(set(names))):
+        return {}
+    cursor = await tx.execute(SQL["calendars"], {"names": wanted})
+    return dict(await cursor.fetchall())
+
+
+async def pauses(tx: Tx, ids: Sequence[UUID]) -> dict[UUID, list[Pause]]:
+    """Return the pauses that fall into the undecided time of tasks, in order."""
+    found: dict[UUID, list[Pause]] = {}
+    if ids:
+        cursor = await tx.execute(SQL["pauses"], {"ids": list(ids)})
+        for task_id, began_at, ended_at, catchup in await cursor.fetchall():
+            found.setdefault(task_id, []).append(Pause(began_at, ended_at, catchup))
+    return found
+
+
+async def live(tx: Tx, ids: Sequence[UUID]) -> set[UUID]:
+    """Return those of the tasks that have a run which has not ended."""
+    return await _ids(tx, "live", {"ids": list(ids)}) if ids else set()
+
+
+async def advance(tx: Tx, moved: Sequence[Advance]) -> None:
+    """Store where schedules stand after a tick."""
+    await tx.execute(
+        SQL["advance"],
+        {
+            "ids": [m.task_id for m in moved],
+            "nexts": [m.next_run_at for m in moved],
+            "decided": [m.decided_until for m in moved],
+            "lasts": [m.last_scheduled_for for m in moved],
+            "fired": [m.fired for m in moved],
+            "snoozed": [m.snoozed for m in moved],
+        },
+    )
+
+
+async def end_tasks(
+    tx: Tx, ids: Sequence[UUID], *, status: TaskStatus, now: datetime | None = None
+) -> None:
+    """Give active tasks a status after which nothing fires."""
+    if ids:
+        await tx.execute(SQL["end_tasks"], {"ids": list(ids), "status": status, "now": now})
+
+
+async def next_due(tx: Tx) -> datetime | None:
+    """Return the earliest instant at which :func:`claim` finds something."""
+    cursor = await tx.execute(SQL["next_due"])
+    row = await cursor.fetchone()
+    return row[0] if row else None
+
+
+async def stale(tx: Tx, *, limit: int) -> list[UUID]:
+    """Lock schedules that were computed with other time zone data than this process has."""
+    values = {"tzdata": tzdata_version(), "limit": limit}
+    return sorted(await _ids(tx, "stale", values))
+
+
+async def recomputed(tx: Tx, nexts: Mapping[UUID, datetime | None]) -> None:
+    """Store what this process's time zone data makes of schedules."""
+    values = {"ids": list(nexts), "nexts": list(nexts.values()), "tzdata": tzdata_version()}
+    await tx.execute(SQL["recomputed"], values)
+
+
+async def hint(tx: Tx) -> None:
+    """Wake the schedulers; needed only when something fires within the next second."""
+    await tx.execute(SQL["hint"])
+
+
+async def _ids(tx: Tx, name: str, values: dict[str, Any]) -> set[UUID]:
+    cursor = await tx.execute(SQL[name], values)
+    return {row[0] for row in await cursor.fetchall()}
+
+
+def _timed(row: tuple[Any, ...]) -> Timed:
+    task_id, version, active, *when = row
+    kind, expr, zone, anchor, starts_at, ends_at, gap, fold, exclude, on_excluded, *rest = when
+    schedule = Schedule(
+        kind, expr, zone, anchor, starts_at, ends_at, gap, fold, tuple(exclude), on_excluded
+    )
+    return Timed(task_id, version, active, schedule, *rest)
