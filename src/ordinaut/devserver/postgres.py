@@ -11,18 +11,16 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import psycopg
 
 from ordinaut.devserver import process
 from ordinaut.devserver.binaries import Programs, drop_to, find_install, reachable
-from ordinaut.devserver.files import private_token
+from ordinaut.devserver.server import EmbeddedServer
 from ordinaut.errors import Conflict, Unavailable
 
 NAME = "ordinaut"  # of the role and of the database
 DEFAULT_MAJOR = 16
 START_TIMEOUT = 120.0  # seconds; recovery after a crash replays the log first
-STOP_TIMEOUT = 30.0  # seconds; a fast shutdown writes one checkpoint
 BUSY_TIMEOUT = 15.0  # seconds; what a killed server leaves needs a moment to go away
 SETTINGS = {
     "listen_addresses": process.LOOPBACK,
@@ -35,28 +33,17 @@ SETTINGS = {
 UNSAFE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
-class EmbeddedPostgres:
-    """One PostgreSQL server on a data directory, on loopback, with a password.
+class EmbeddedPostgres(EmbeddedServer):
+    """One PostgreSQL server; see :class:`EmbeddedServer`."""
 
-    Its log and its password stand beside the directory. ``fsync=False`` gives up durability
-    for speed: for tests only. The port is chosen at the first start and kept by every later
-    one, so that clients can come back.
-    """
+    program = "postgres"
+    pid_file = "postmaster.pid"
+    stop_signal = signal.SIGINT  # a fast shutdown, which writes one checkpoint
+    stop_timeout = 30.0
 
     def __init__(self, data_dir: Path, *, major: int | None = None, fsync: bool = True) -> None:
-        self._dir = data_dir.resolve()
+        super().__init__(data_dir, fsync=fsync)
         self._major = major
-        self._fsync = fsync
-        self._log = self._dir.with_name(f"{self._dir.name}.log")
-        self._port = 0
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> EmbeddedPostgres:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     @property
     def url(self) -> str:
@@ -65,81 +52,51 @@ class EmbeddedPostgres:
 
     def url_of(self, database: str) -> str:
         """Return the address of another database of this server."""
-        return f"postgresql://{NAME}:{self._password()}@{process.LOOPBACK}:{self._port}/{database}"
+        return f"postgresql://{NAME}:{self.password}@{process.LOOPBACK}:{self.port}/{database}"
 
-    @property
-    def pid(self) -> int | None:
-        """The number of the server process, if it runs."""
-        return self._process.pid if self._process and self._process.poll() is None else None
-
-    def start(self) -> None:
-        """Start the server, on new data if there is none, and wait until it answers."""
-        self._dir.parent.mkdir(parents=True, exist_ok=True)
-        identity = drop_to(self._dir)
+    def _start(self) -> None:
+        identity = drop_to(self.directory)
         install = reachable(find_install(self._choose_major()), identity)
-        programs = Programs(install, self._dir, identity)
-        if not self._dir.exists():
+        programs = Programs(install, self.directory, identity)
+        if not self.directory.exists():
             self._create(programs)
-        end_orphan(self._dir)
-        self._port = self._port or process.free_port()
         self._launch(programs)
 
-    def stop(self) -> None:
-        """Shut down fast: clients are cut off, nothing is lost. Harmless when stopped."""
-        self._end(signal.SIGINT)
-
-    def kill(self) -> None:
-        """Kill the server as a crash would; :meth:`start` recovers."""
-        self._end(signal.SIGKILL)
-
-    def restart(self) -> None:
-        """Stop and start again on the same port."""
-        self.stop()
-        self.start()
-
-    def _end(self, stop_signal: int) -> None:
-        if self._process is not None:
-            process.stop(self._process, stop_signal=stop_signal, timeout=STOP_TIMEOUT)
-            self._process = None
-
-    def _password(self) -> str:
-        return private_token(self._dir.with_name(f"{self._dir.name}.password"), size=24)
-
     def _choose_major(self) -> int:
-        version = self._dir / "PG_VERSION"
+        version = self.directory / "PG_VERSION"
         if not version.exists():
             return self._major or DEFAULT_MAJOR
         found = int(version.read_text())
         if self._major not in (None, found):
             raise Conflict(
-                f"{self._dir} holds data of PostgreSQL {found}, but {self._major} was asked for; "
+                f"{self.directory} holds data of PostgreSQL {found}, not {self._major}; "
                 "leave ORDINAUT_PG_MAJOR unset or choose another data directory"
             )
         return found
 
     def _create(self, programs: Programs) -> None:
         """Make a new cluster beside its place and move it there when it is complete."""
-        draft = self._dir.with_name(f"{self._dir.name}.new")
+        draft = self.directory.with_name(f"{self.directory.name}.new")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(mode=0o700)
         if programs.identity is not None:
             os.chown(draft, programs.identity.uid, programs.identity.gid)
         drafting = replace(programs, directory=draft)
-        initdb(drafting, sync=self._fsync)
+        initdb(drafting, sync=self.fsync)
         run_sql(
             drafting,
-            f"ALTER ROLE {NAME} PASSWORD '{self._password()}'",
+            f"ALTER ROLE {NAME} PASSWORD '{self.password}'",
             f"CREATE DATABASE {NAME}",
         )
-        draft.rename(self._dir)
+        draft.rename(self.directory)
 
     def _launch(self, programs: Programs) -> None:
-        settings = {**SETTINGS, "port": str(self._port), **({} if self._fsync else UNSAFE)}
+        settings = {**SETTINGS, "port": str(self.port), **({} if self.fsync else UNSAFE)}
         deadline = time.monotonic() + BUSY_TIMEOUT
-        written = self._log.stat().st_size if self._log.exists() else 0
+        written = self.log.stat().st_size if self.log.exists() else 0
         while not self._try_launch(programs, settings):
-            self._end(signal.SIGKILL)
-            complaint = self._log.read_bytes()[written:].decode(errors="replace").strip()
+            self.kill()
+            complaint = self.log.read_bytes()[written:].decode(errors="replace").strip()
             # The processes of a killed server hold its memory and port for a second or two.
             if "in use" not in complaint or time.monotonic() > deadline:
                 raise Unavailable(f"the embedded PostgreSQL does not start:\n{complaint}")
@@ -147,15 +104,14 @@ class EmbeddedPostgres:
 
     def _try_launch(self, programs: Programs, settings: dict[str, str]) -> bool:
         """Start the server; false when it ends before it answers."""
-        self._process = serve(programs, settings, log=self._log)
-        process.guard(self._process.pid, stop_signal=signal.SIGINT)
+        self._adopt(serve(programs, settings, log=self.log))
         deadline = time.monotonic() + START_TIMEOUT
-        while self._process.poll() is None:
+        while self.pid is not None:
             with contextlib.suppress(psycopg.OperationalError):
                 psycopg.connect(self.url, connect_timeout=5).close()
                 return True
             if time.monotonic() > deadline:
-                raise Unavailable(f"the embedded PostgreSQL does not answer: see {self._log}")
+                raise Unavailable(f"the embedded PostgreSQL does not answer: see {self.log}")
             time.sleep(0.02)
         return False
 
@@ -192,27 +148,3 @@ def serve(programs: Programs, settings: dict[str, str], *, log: Path) -> subproc
             start_new_session=True,
             **programs.context,
         )
-
-
-def end_orphan(data_dir: Path) -> None:
-    """Stop a server that an earlier owner left on ``data_dir``, or remove its stale pid file.
-
-    PostgreSQL sees through a pid that is dead or another user's, but not through one that now
-    belongs to an unrelated process of the same user.
-    """
-    pid_file = data_dir / "postmaster.pid"
-    try:
-        orphan = psutil.Process(int(pid_file.read_text().split("\n", 1)[0]))
-        ours = orphan.name() == "postgres" and Path(orphan.cwd()) == data_dir
-    except FileNotFoundError:
-        return
-    except (ValueError, psutil.Error):
-        ours = False
-    if not ours:
-        pid_file.unlink(missing_ok=True)
-        return
-    orphan.send_signal(signal.SIGINT)
-    try:
-        orphan.wait(STOP_TIMEOUT)
-    except psutil.TimeoutExpired:
-        orphan.kill()

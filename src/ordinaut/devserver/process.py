@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
+
+import psutil
 
 from ordinaut.devserver import reaper
 
@@ -54,9 +56,14 @@ def stop(process: subprocess.Popen[bytes], *, stop_signal: int, timeout: float) 
     release(process.pid)
 
 
-def kill(process: subprocess.Popen[bytes]) -> None:
-    """End a child at once, as a crash would."""
-    stop(process, stop_signal=signal.SIGKILL, timeout=60)
+def stop_orphan(orphan: psutil.Process, *, stop_signal: int, timeout: float) -> None:
+    """End a process that is not our child, in the same way."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        orphan.send_signal(stop_signal)
+        try:
+            orphan.wait(timeout)
+        except psutil.TimeoutExpired:
+            orphan.kill()
 
 
 def free_port() -> int:

@@ -11,109 +11,62 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-import psutil
-
 from ordinaut.devserver import process
-from ordinaut.devserver.files import private_token
+from ordinaut.devserver.server import EmbeddedServer
 from ordinaut.errors import Unavailable
 
 START_TIMEOUT = 60.0  # seconds; the append-only file is read first
-STOP_TIMEOUT = 15.0  # seconds
-PROGRAM = "valkey-server"
 
 
-class EmbeddedValkey:
-    """One Valkey server on a data directory, on loopback, with a password.
+class EmbeddedValkey(EmbeddedServer):
+    """One Valkey server; see :class:`EmbeddedServer`."""
 
-    ``fsync=False`` keeps everything in memory: for tests only. The port is chosen at the first
-    start and kept by every later one.
-    """
-
-    def __init__(self, data_dir: Path, *, fsync: bool = True) -> None:
-        self._dir = data_dir.resolve()
-        self._fsync = fsync
-        self._log = self._dir.with_name(f"{self._dir.name}.log")
-        self._port = 0
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> EmbeddedValkey:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+    program = "valkey-server"
+    pid_file = "valkey.pid"
+    stop_signal = signal.SIGTERM
+    stop_timeout = 15.0
 
     @property
     def url(self) -> str:
         """The address of database 0, with the password."""
-        return f"redis://:{self._password()}@{process.LOOPBACK}:{self._port}/0"
+        return f"redis://:{self.password}@{process.LOOPBACK}:{self.port}/0"
 
-    @property
-    def pid(self) -> int | None:
-        """The number of the server process, if it runs."""
-        return self._process.pid if self._process and self._process.poll() is None else None
-
-    def start(self) -> None:
-        """Start the server and wait until it answers."""
-        self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        end_orphan(self._dir)
-        self._port = self._port or process.free_port()
-        with self._log.open("ab") as log:
+    def _start(self) -> None:
+        self.directory.mkdir(mode=0o700, exist_ok=True)
+        with self.log.open("ab") as log:
             # The configuration goes through a pipe: arguments show the password to everybody.
-            self._process = subprocess.Popen(
+            server = subprocess.Popen(
                 [find_server(), "-"],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                cwd=self._dir,
+                cwd=self.directory,
                 start_new_session=True,
             )
-        process.guard(self._process.pid, stop_signal=signal.SIGTERM)
-        assert self._process.stdin is not None
-        with self._process.stdin as stdin:
+        self._adopt(server)
+        assert server.stdin is not None  # PIPE
+        with server.stdin as stdin:
             stdin.write(self._configuration().encode())
-        self._wait_ready(self._process)
-
-    def stop(self) -> None:
-        """Stop after the last write is on disk. Harmless when stopped."""
-        self._end(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """Kill the server as a crash would."""
-        self._end(signal.SIGKILL)
-
-    def restart(self) -> None:
-        """Stop and start again on the same port."""
-        self.stop()
-        self.start()
-
-    def _end(self, stop_signal: int) -> None:
-        if self._process is not None:
-            process.stop(self._process, stop_signal=stop_signal, timeout=STOP_TIMEOUT)
-            self._process = None
-
-    def _password(self) -> str:
-        return private_token(self._dir.with_name(f"{self._dir.name}.password"), size=24)
+        self._wait_ready()
 
     def _configuration(self) -> str:
         settings = {
             "bind": process.LOOPBACK,
-            "port": self._port,
-            "dir": f'"{self._dir}"',
-            "requirepass": self._password(),
-            "appendonly": "yes" if self._fsync else "no",
+            "port": self.port,
+            "dir": f'"{self.directory}"',
+            "requirepass": self.password,
+            "appendonly": "yes" if self.fsync else "no",
             "appendfsync": "everysec",
             "save": '""',
-            "pidfile": '"valkey.pid"',
+            "pidfile": self.pid_file,
         }
         return "".join(f"{key} {value}\n" for key, value in settings.items())
 
-    def _wait_ready(self, server: subprocess.Popen[bytes]) -> None:
+    def _wait_ready(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT
-        while not process.is_listening(process.LOOPBACK, self._port):
-            if server.poll() is not None or time.monotonic() > deadline:
-                self.kill()
-                raise Unavailable(f"the embedded Valkey does not start: see {self._log}")
+        while not process.is_listening(process.LOOPBACK, self.port):
+            if self.pid is None or time.monotonic() > deadline:
+                raise Unavailable(f"the embedded Valkey does not start: see {self.log}")
             time.sleep(0.01)
 
 
@@ -123,7 +76,7 @@ def find_server() -> Path:
     found = (
         []
         if spec is None or spec.origin is None
-        else list(Path(spec.origin).parent.glob(f"_binaries/*/{PROGRAM}"))
+        else list(Path(spec.origin).parent.glob(f"_binaries/*/{EmbeddedValkey.program}"))
     )
     if not found:
         raise Unavailable(
@@ -132,19 +85,3 @@ def find_server() -> Path:
             retryable=False,
         )
     return found[0]
-
-
-def end_orphan(data_dir: Path) -> None:
-    """Stop a server that an earlier owner left on ``data_dir``: two would spoil its file."""
-    try:
-        orphan = psutil.Process(int((data_dir / "valkey.pid").read_text()))
-        ours = orphan.name().startswith("valkey") and Path(orphan.cwd()) == data_dir
-    except (FileNotFoundError, ValueError, psutil.Error):
-        return
-    if not ours:
-        return
-    orphan.send_signal(signal.SIGTERM)
-    try:
-        orphan.wait(STOP_TIMEOUT)
-    except psutil.TimeoutExpired:
-        orphan.kill()
