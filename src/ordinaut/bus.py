@@ -1,0 +1,237 @@
+"""The transport of events: Redis Streams, on one server, behind Sentinel, or on a Cluster.
+
+Redis is never the truth, PostgreSQL's outbox is: an entry that Redis took may vanish with it.
+So each append leaves the relay's marker beside the entries, in the same order on disk, and the
+relay goes on from what Redis itself says it has (see ``ordinaut.scheduler.spine``).
+
+The address is ``redis://``, ``rediss://``, ``unix://``, or::
+
+    redis+sentinel://[user:password@]host:port,host:port/service[/database]
+    redis+cluster://[user:password@]host:port
+
+Every failure to reach the server is :class:`~ordinaut.errors.Unavailable`; the client itself
+tries once more and no longer, because a Sentinel client that keeps dialling a dead address
+learns of the new one too late. Callers wait and come again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from redis.asyncio import Redis
+from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from ordinaut.errors import InvalidInput, Unavailable
+
+EVENTS = "ordinaut:events"
+# The hash tag puts the marker into the slot of the stream it speaks of, also on a Cluster.
+MARKER = f"ordinaut:relay:{{{EVENTS}}}"
+MAX_LENGTH = 100_000  # entries of a stream, about; what fell out is still in the outbox
+
+CONNECT_TIMEOUT = 3.0  # seconds
+ANSWER_TIMEOUT = 10.0  # seconds; a blocking read must ask for less
+MAX_BLOCK = 5.0  # seconds
+DEFAULT_SENTINEL_PORT = 26_379
+
+
+class Entry(NamedTuple):
+    """A message on its way into a stream."""
+
+    stream: str
+    fields: Mapping[str, str]
+
+
+class Message(NamedTuple):
+    """A message that was read; ``deliveries`` counts how often a group was given it."""
+
+    stream: str
+    id: str
+    fields: Mapping[str, str]
+    deliveries: int = 1
+
+
+def extension_stream(extension: str, name: str) -> str:
+    """Return the stream of one kind of an extension's events."""
+    return f"ordinaut:ext:{extension}:{name}"
+
+
+class Bus:
+    """A connection pool to Redis; opened and closed by ``async with``."""
+
+    def __init__(self, url: str) -> None:
+        self._client = _client(url)
+
+    async def __aenter__(self) -> Bus:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.aclose()
+
+    async def ping(self) -> None:
+        """Raise :class:`Unavailable` when the server does not answer."""
+        async with _reaching():
+            await self._client.ping()
+
+    async def append(
+        self, entries: Sequence[Entry], *, marker: str | None = None, limit: int = MAX_LENGTH
+    ) -> None:
+        """Append entries in their order in one round trip, then the marker that counts them."""
+        async with _reaching(), self._client.pipeline(transaction=False) as pipe:
+            for stream, fields in entries:
+                pipe.xadd(stream, dict(fields), maxlen=limit, approximate=True)
+            if marker is not None:
+                pipe.set(MARKER, marker)
+            await pipe.execute()
+
+    async def marker(self) -> str | None:
+        """Return what the last append left; None when Redis has lost it, or never had one."""
+        async with _reaching():
+            found: str | None = await self._client.get(MARKER)
+            return found
+
+    async def tail(self, stream: str, *, after: str, block: float, limit: int) -> list[Message]:
+        """Wait up to ``block`` seconds for messages behind ``after`` (``$`` is the end)."""
+        async with _reaching():
+            answer = await self._client.xread(
+                {stream: after}, count=limit, block=_milliseconds(block)
+            )
+            return _messages(answer)
+
+    async def ensure_group(self, stream: str, group: str, *, start: str = "$") -> None:
+        """Let ``group`` read ``stream`` from ``start`` on; it may exist already."""
+        async with _reaching():
+            try:
+                await self._client.xgroup_create(stream, group, id=start, mkstream=True)
+            except ResponseError as error:
+                if "BUSYGROUP" not in str(error):
+                    raise
+
+    async def read(
+        self, stream: str, group: str, consumer: str, *, block: float, limit: int
+    ) -> list[Message]:
+        """Wait for messages that no consumer of ``group`` was given; a lost group is made anew.
+
+        A group that Redis lost starts at the beginning of the stream: what the relay has put
+        there again since is delivered again rather than not at all.
+        """
+        async with _reaching():
+            try:
+                answer = await self._client.xreadgroup(
+                    group, consumer, {stream: ">"}, count=limit, block=_milliseconds(block)
+                )
+            except ResponseError as error:
+                if "NOGROUP" not in str(error):
+                    raise
+                await self.ensure_group(stream, group, start="0")
+                return []
+            return _messages(answer)
+
+    async def claim(
+        self, stream: str, group: str, consumer: str, *, idle: float, limit: int
+    ) -> list[Message]:
+        """Take over messages whose consumer has not acknowledged them for ``idle`` seconds."""
+        async with _reaching():
+            _, found, *gone = await self._client.xautoclaim(
+                stream, group, consumer, min_idle_time=_milliseconds(idle), count=limit
+            )
+            if gone and gone[0]:  # trimmed while pending: nothing is left to handle
+                await self._client.xack(stream, group, *gone[0])
+            if not found:
+                return []
+            pending = await self._client.xpending_range(
+                stream, group, min=found[0][0], max=found[-1][0], count=limit, consumername=consumer
+            )
+            times = {row["message_id"]: row["times_delivered"] for row in pending}
+            return [Message(stream, i, fields, times.get(i, 1)) for i, fields in found]
+
+    async def acknowledge(self, stream: str, group: str, ids: Sequence[str]) -> None:
+        """Say that messages were handled."""
+        if ids:
+            async with _reaching():
+                await self._client.xack(stream, group, *ids)
+
+
+@asynccontextmanager
+async def _reaching() -> AsyncIterator[None]:
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise Unavailable(f"Redis: {error}") from error
+
+
+def _client(url: str) -> Any:  # redis-py's three clients share their commands but no base class
+    options: dict[str, Any] = {
+        "decode_responses": True,
+        "socket_connect_timeout": CONNECT_TIMEOUT,
+        "socket_timeout": ANSWER_TIMEOUT,
+        "socket_keepalive": True,
+        "health_check_interval": 15,
+    }
+    parts = urlsplit(url)
+    match parts.scheme:
+        case "redis" | "rediss" | "unix":
+            return Redis.from_url(url, retry=Retry(NoBackoff(), 1), **options)
+        case "redis+cluster":
+            return RedisCluster.from_url("redis" + url.removeprefix("redis+cluster"), **options)
+        case "redis+sentinel":
+            return _behind_sentinel(parts, options)
+    raise InvalidInput.at(
+        "REDIS_URL",
+        f"{parts.scheme}:// is not known; use redis://, rediss://, unix://, "
+        "redis+sentinel:// or redis+cluster://",
+    )
+
+
+def _behind_sentinel(parts: SplitResult, options: dict[str, Any]) -> Any:
+    service, _, database = parts.path.strip("/").partition("/")
+    if not service:
+        raise InvalidInput.at(
+            "REDIS_URL", "redis+sentinel:// needs the name of the service: …host:port/service"
+        )
+    hosts = parts.netloc.rpartition("@")[2].split(",")
+    sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py leaves it without types
+        [_address(host) for host in hosts],
+        sentinel_kwargs={"socket_connect_timeout": CONNECT_TIMEOUT},
+    )
+    return sentinel.master_for(
+        service,
+        db=int(database or 0),
+        username=unquote(parts.username) if parts.username else None,
+        password=unquote(parts.password) if parts.password else None,
+        retry=Retry(NoBackoff(), 1),
+        **options,
+    )
+
+
+def _address(host: str) -> tuple[str, int]:
+    name, _, port = host.rpartition(":")
+    return (name, int(port)) if name else (host, DEFAULT_SENTINEL_PORT)
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, int(seconds * 1000))
+
+
+def _messages(answer: Any) -> list[Message]:
+    # RESP3 answers with a dictionary, RESP2 with pairs; entries of RESP3 are one list deeper.
+    pairs = answer.items() if isinstance(answer, dict) else answer or ()
+    return [
+        Message(stream, id, fields)
+        for stream, entries in pairs
+        for id, fields in _flat(entries)
+        if fields
+    ]
+
+
+def _flat(entries: Any) -> Iterable[tuple[str, Mapping[str, str]]]:
+    # A message is (id, fields); what begins with something else than an id is a list of them.
+    nested = bool(entries) and not isinstance(entries[0][0], str)
+    found: Iterable[tuple[str, Mapping[str, str]]] = entries[0] if nested else entries
+    return found
