@@ -27,6 +27,7 @@ from ordinaut.errors import FieldProblem, InvalidInput
 
 MIN_SECRET_BYTES = 32  # HS256 wants a key as long as its hash (RFC 7518 section 3.2)
 PREFIX = "ORDINAUT_"
+EXT_PREFIX = "ORDINAUT_EXT_"
 UNPREFIXED = ("DATABASE_URL", "DATABASE_DIRECT_URL", "REDIS_URL")
 
 
@@ -80,6 +81,7 @@ class Settings(BaseModel):
 
     ext_paths: Annotated[tuple[Path, ...], BeforeValidator(_paths)] = ()
     ext_disabled: Annotated[tuple[str, ...], BeforeValidator(_words)] = ()
+    ext_options: Mapping[str, Mapping[str, str]] = {}
     http_allow_private: bool = False
     http_allow_hosts: Annotated[tuple[str, ...], BeforeValidator(_words)] = ()
 
@@ -104,11 +106,27 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) ->
     for name in Settings.model_fields:
         if (given := source.get(PREFIX + name.upper())) is not None:
             values[name] = given
+    values["ext_options"] = _ext_options(source)
     values.update({k: v for k, v in overrides.items() if v is not None})
     try:
         return Settings(**values)
     except ValidationError as error:
         raise InvalidInput("settings are not complete", problems=_problems(error)) from None
+
+
+def _ext_options(source: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Collect ``ORDINAUT_EXT_<ID>__<KEY>``: the options of extensions, by id and key."""
+    options: dict[str, dict[str, str]] = {}
+    for name, value in source.items():
+        extension, separator, key = name.removeprefix(EXT_PREFIX).partition("__")
+        if name.startswith(EXT_PREFIX) and separator and extension and key:
+            options.setdefault(extension.lower(), {})[key.lower()] = value
+    return options
+
+
+def environment() -> dict[str, str]:
+    """Return a copy of the environment, to be handed on to child processes."""
+    return dict(os.environ)
 
 
 def variable(setting: str) -> str:

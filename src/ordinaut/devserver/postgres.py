@@ -41,8 +41,15 @@ class EmbeddedPostgres(EmbeddedServer):
     stop_signal = signal.SIGINT  # a fast shutdown, which writes one checkpoint
     stop_timeout = 30.0
 
-    def __init__(self, data_dir: Path, *, major: int | None = None, fsync: bool = True) -> None:
-        super().__init__(data_dir, fsync=fsync)
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        major: int | None = None,
+        fsync: bool = True,
+        log: Path | None = None,
+    ) -> None:
+        super().__init__(data_dir, fsync=fsync, log=log)
         self._major = major
 
     @property

@@ -17,9 +17,9 @@ from ordinaut.devserver.files import private_token
 class EmbeddedServer(ABC):
     """A server on a data directory, on loopback, that ends with this process at the latest.
 
-    Its log and its password stand beside the directory. ``fsync=False`` gives up durability
-    for speed: for tests only. The port is chosen at the first start and kept by every later
-    one, so that clients can come back.
+    Its password stands beside the directory, and its log unless told otherwise.
+    ``fsync=False`` gives up durability for speed: for tests only. The port is chosen at the
+    first start and kept by every later one, so that clients can come back.
     """
 
     program: str  # its name in the list of processes
@@ -27,9 +27,9 @@ class EmbeddedServer(ABC):
     stop_signal: signal.Signals
     stop_timeout: float  # seconds before it is killed
 
-    def __init__(self, data_dir: Path, *, fsync: bool = True) -> None:
+    def __init__(self, data_dir: Path, *, fsync: bool = True, log: Path | None = None) -> None:
         self.directory = data_dir.resolve()
-        self.log = self.directory.with_name(f"{self.directory.name}.log")
+        self.log = log or self.directory.with_name(f"{self.directory.name}.log")
         self.fsync = fsync
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None

@@ -1,0 +1,47 @@
+"""The command line: one module for each group of commands, put together here."""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from ordinaut.cli import servers
+from ordinaut.errors import InvalidInput, OrdinautError
+
+app = typer.Typer(
+    name="ordinaut",
+    help="Runs the right work at the right time, and can prove it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # they draw boxes into log files and may show secrets
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+servers.add_to(app)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ordinaut {metadata.version('ordinaut')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    """Runs the right work at the right time, and can prove it."""
+
+
+def main() -> None:
+    """Run the command line; errors raised on purpose become a message and exit code 1."""
+    try:
+        app()
+    except OrdinautError as error:
+        typer.echo(f"ordinaut: {error.message}", err=True)
+        for problem in error.problems if isinstance(error, InvalidInput) else ():
+            typer.echo(f"  {problem.path}: {problem.message}", err=True)
+        sys.exit(1)
