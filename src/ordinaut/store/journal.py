@@ -1,11 +1,24 @@
-"""The outbox: every fact, written in the transaction that made it true."""
+"""The outbox: every fact, written in the transaction that made it true.
+
+A place (``seq``) is taken before its transaction commits, so places appear out of order, and a
+reader that remembers the last one it saw loses what commits late. The relay's cursor is a
+snapshot instead: new is what that snapshot did not see and the present one sees. ::
+
+    snapshot   xid 100 and 103 in progress, nothing from 105 on
+    new        xid >= 105, or 100, or 103        index look-ups; nobody waits for anybody
+
+When more is new than fits a batch, the present snapshot is kept as ``target`` and the round is
+read in the order of ``seq``. Events of one task keep their order: whoever writes the later one
+waited for the row lock of the earlier one, so it has the higher ``seq`` and commits later.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
@@ -15,6 +28,9 @@ from ordinaut.store.database import Queries, Tx
 
 SQL = Queries("journal")
 
+_SNAPSHOT = r"\d+:\d+:[\d,]*"
+_CURSOR = re.compile(rf"(?P<snapshot>{_SNAPSHOT})\|(?P<target>({_SNAPSHOT})?)\|(?P<seq>\d+)")
+
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
@@ -23,6 +39,38 @@ class Recorded:
     seq: int
     at: datetime
     event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """An event on its way out, with its data still in text."""
+
+    seq: int
+    at: datetime
+    topic: str
+    task_id: UUID | None
+    run_id: UUID | None
+    subject: str
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """How far a reader is: all that ``snapshot`` sees, and up to ``seq`` what ``target`` sees."""
+
+    snapshot: str
+    target: str | None = None
+    seq: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.snapshot}|{self.target or ''}|{self.seq}"
+
+    @classmethod
+    def parse(cls, text: str) -> Cursor | None:
+        """Read what ``str`` wrote; None when it is something else."""
+        if not (found := _CURSOR.fullmatch(text)):
+            return None
+        return cls(found["snapshot"], found["target"] or None, int(found["seq"]))
 
 
 async def emit(tx: Tx, events: Sequence[Event], *, now: datetime | None = None) -> None:
@@ -69,10 +117,64 @@ async def read_events(
     return [_recorded(*row) for row in await cursor.fetchall()]
 
 
+async def lock_cursor(tx: Tx, name: str) -> Cursor | None:
+    """Take a reader's place until commit; None when another process has it."""
+    row = await (await tx.execute(SQL["lock_cursor"], {"name": name})).fetchone()
+    return Cursor(*row) if row else None
+
+
+async def read_fresh(tx: Tx, cursor: Cursor, *, limit: int) -> tuple[list[Fresh], Cursor]:
+    """Return the next events behind ``cursor``, and the cursor behind them."""
+    if cursor.target is None:
+        return await _first_batch(tx, cursor, limit)
+    events = await _fresh(tx, "backlog", {**_places(cursor), "limit": limit})
+    if len(events) < limit:
+        return events, Cursor(cursor.target)
+    return events, replace(cursor, seq=events[-1].seq)
+
+
+async def save_cursor(tx: Tx, name: str, cursor: Cursor) -> bool:
+    """Move a reader's cursor; False when this database has never been where it points."""
+    found = await tx.execute(SQL["save_cursor"], {"name": name, **_places(cursor)})
+    return await found.fetchone() is not None
+
+
+async def refill_from(tx: Tx, *, keep: int) -> int:
+    """Return the place before the newest ``keep`` events."""
+    row = await (await tx.execute(SQL["refill_from"], {"keep": keep})).fetchone()
+    assert row is not None  # coalesce always answers
+    return int(row[0])
+
+
+async def read_refill(tx: Tx, cursor: Cursor, *, after: int, limit: int) -> list[Fresh]:
+    """Return events behind the place ``after`` that ``cursor`` has already passed."""
+    return await _fresh(tx, "refill", {**_places(cursor), "after": after, "limit": limit})
+
+
 def topic_pattern(topic: str) -> str:
     """Return the regular expression, for Python and PostgreSQL alike, of a topic with ``*``."""
     segments = (r"[^.]+" if s == "*" else re.escape(s) for s in topic.split("."))
     return r"\A" + r"\.".join(segments) + r"\Z"
+
+
+async def _first_batch(tx: Tx, cursor: Cursor, limit: int) -> tuple[list[Fresh], Cursor]:
+    found = await tx.execute(SQL["fresh"], {"snapshot": cursor.snapshot, "limit": limit})
+    rows = await found.fetchall()
+    if not rows:
+        return [], cursor
+    events = [Fresh(*row[1:]) for row in rows]
+    seen: str = rows[0][0]
+    if len(events) < limit:
+        return events, Cursor(seen)
+    return events, Cursor(cursor.snapshot, seen, events[-1].seq)
+
+
+async def _fresh(tx: Tx, name: str, values: dict[str, Any]) -> list[Fresh]:
+    return [Fresh(*row) for row in await (await tx.execute(SQL[name], values)).fetchall()]
+
+
+def _places(cursor: Cursor) -> dict[str, Any]:
+    return {"snapshot": cursor.snapshot, "target": cursor.target, "seq": cursor.seq}
 
 
 def _recorded(

@@ -18,3 +18,49 @@ SELECT seq, occurred_at, topic, task_id, run_id, subject, data
    AND (%(until)s::timestamptz IS NULL OR occurred_at < %(until)s)
  ORDER BY seq DESC
  LIMIT %(limit)s;
+
+-- name: lock_cursor
+-- Take the relay's place for this transaction. No row: another relay is at work.
+SELECT snapshot::text, target::text, seq FROM event_cursor WHERE name = %(name)s
+   FOR UPDATE SKIP LOCKED;
+
+-- name: fresh
+-- What was committed since the cursor's snapshot: what came after it or was in progress then.
+SELECT (SELECT pg_current_snapshot()::text),
+       seq, occurred_at, topic, task_id, run_id, subject, data::text
+  FROM event
+ WHERE xid >= pg_snapshot_xmax(%(snapshot)s::pg_snapshot)
+    OR xid = ANY(ARRAY(SELECT pg_snapshot_xip(%(snapshot)s::pg_snapshot)))
+ ORDER BY seq LIMIT %(limit)s;
+
+-- name: backlog
+-- The next events of a round that is too big for one batch, in the order of the sequence.
+SELECT seq, occurred_at, topic, task_id, run_id, subject, data::text
+  FROM event
+ WHERE seq > %(seq)s
+   AND pg_visible_in_snapshot(xid, %(target)s::pg_snapshot)
+   AND NOT pg_visible_in_snapshot(xid, %(snapshot)s::pg_snapshot)
+ ORDER BY seq LIMIT %(limit)s;
+
+-- name: save_cursor
+-- Move the cursor, unless to a place that this database has never seen.
+UPDATE event_cursor
+   SET snapshot = %(snapshot)s, target = %(target)s, seq = %(seq)s, updated_at = now()
+ WHERE name = %(name)s
+   AND pg_snapshot_xmax(coalesce(%(target)s, %(snapshot)s)::pg_snapshot)
+       <= pg_snapshot_xmax(pg_current_snapshot())
+RETURNING true;
+
+-- name: refill_from
+-- The place of the event before the newest so many.
+SELECT coalesce(
+    (SELECT seq FROM event ORDER BY seq DESC OFFSET %(keep)s LIMIT 1), 0);
+
+-- name: refill
+-- Events that the cursor has already passed, for a Redis that lost them.
+SELECT seq, occurred_at, topic, task_id, run_id, subject, data::text
+  FROM event
+ WHERE seq > %(after)s
+   AND (pg_visible_in_snapshot(xid, %(snapshot)s::pg_snapshot)
+        OR seq <= %(seq)s AND pg_visible_in_snapshot(xid, %(target)s::pg_snapshot))
+ ORDER BY seq LIMIT %(limit)s;
