@@ -1,8 +1,8 @@
 """The transport of events: Redis Streams, on one server, behind Sentinel, or on a Cluster.
 
 Redis is never the truth, PostgreSQL's outbox is: an entry that Redis took may vanish with it.
-So each append leaves the relay's marker beside the entries, in the same order on disk, and the
-relay goes on from what Redis itself says it has (see ``ordinaut.scheduler.spine``).
+So each append leaves the relay's marker beside the entries, in one transaction, and the relay
+goes on from what Redis itself says it has (see ``ordinaut.scheduler.spine``).
 
 The address is ``redis://``, ``rediss://``, ``unix://``, or::
 
@@ -26,7 +26,7 @@ from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError, WatchError
 
 from ordinaut.errors import InvalidInput, Unavailable
 
@@ -80,18 +80,38 @@ class Bus:
             await self._client.ping()
 
     async def append(
-        self, entries: Sequence[Entry], *, marker: str | None = None, limit: int = MAX_LENGTH
-    ) -> None:
-        """Append entries in their order in one round trip, then the marker that counts them."""
-        async with _reaching(), self._client.pipeline(transaction=False) as pipe:
-            for stream, fields in entries:
-                pipe.xadd(stream, dict(fields), maxlen=limit, approximate=True)
-            if marker is not None:
-                pipe.set(MARKER, marker)
-            await pipe.execute()
+        self,
+        entries: Sequence[Entry],
+        *,
+        expected: str | None,
+        marker: str,
+        limit: int = MAX_LENGTH,
+    ) -> bool:
+        """Append entries in their order and replace the marker, unless it is not as ``expected``.
+
+        False says that Redis lost entries, or another relay was faster: nothing was appended to
+        the stream of all events then. Other streams may live on other nodes of a Cluster; they
+        come first and may get an entry twice.
+        """
+        others = [entry for entry in entries if entry.stream != EVENTS]
+        async with _reaching():
+            if others:
+                async with self._client.pipeline(transaction=False) as pipe:
+                    await _add(pipe, others, limit).execute()
+            async with self._client.pipeline(transaction=True) as pipe:
+                await pipe.watch(MARKER)
+                if await pipe.get(MARKER) != expected:
+                    return False
+                pipe.multi()
+                _add(pipe, [entry for entry in entries if entry.stream == EVENTS], limit)
+                try:
+                    await pipe.set(MARKER, marker).execute()
+                except WatchError:
+                    return False
+                return True
 
     async def marker(self) -> str | None:
-        """Return what the last append left; None when Redis has lost it, or never had one."""
+        """Return what the last append left; None when Redis lost it, or never had one."""
         async with _reaching():
             found: str | None = await self._client.get(MARKER)
             return found
@@ -164,6 +184,12 @@ async def _reaching() -> AsyncIterator[None]:
         yield
     except (RedisError, OSError) as error:
         raise Unavailable(f"Redis: {error}") from error
+
+
+def _add(pipe: Any, entries: Sequence[Entry], limit: int) -> Any:
+    for stream, fields in entries:
+        pipe.xadd(stream, dict(fields), maxlen=limit, approximate=True)
+    return pipe
 
 
 def _client(url: str) -> Any:  # redis-py's three clients share their commands but no base class
