@@ -18,6 +18,9 @@
     ├── LeaseLost             another worker owns the run now; stop and discard
     ├── StepError             a step failed
     │   ├── TemplateError     an expression failed while it was evaluated
+    │   ├── InvalidArguments  the rendered arguments are not what the tool takes
+    │   ├── InvalidOutput     the tool returned what it may not return
+    │   ├── WaitRefused       what the step waited for was rejected or did not come in time
     │   ├── ToolError         the tool said no
     │   ├── StepTimeout       the step did not end in time
     │   └── EffectUnknown     an at_most_once call may or may not have happened
@@ -31,6 +34,7 @@ where the error is raised, never guessed from words.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,7 @@ class InvalidInput(OrdinautError):
         self.problems = problems
 
     @classmethod
-    def at(cls, path: str, message: str, *, code: str | None = None) -> InvalidInput:
+    def at(cls, path: str, message: str, *, code: str | None = None) -> Self:
         """One problem at one place."""
         return cls(message, problems=(FieldProblem(path, message, code or cls.code),))
 
@@ -193,6 +197,24 @@ class TemplateError(StepError):
     """An expression failed while it was evaluated: a missing path, a wrong type."""
 
     code = "template_error"
+
+
+class InvalidArguments(StepError):
+    """The rendered arguments of a step are not what its tool takes."""
+
+    code = "invalid_arguments"
+
+
+class InvalidOutput(StepError):
+    """A tool returned what is not JSON, is too large, or is not what its schema promises."""
+
+    code = "invalid_output"
+
+
+class WaitRefused(StepError):
+    """What a step waited for was rejected, or did not come in time."""
+
+    code = "wait_refused"
 
 
 class ToolError(StepError):

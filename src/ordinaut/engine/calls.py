@@ -1,0 +1,184 @@
+"""Calling a tool: foreign code, held to its time and its word.
+
+Whatever a tool does, the caller gets a JSON value or a :class:`StepError`. Only the
+cancellation of the run itself passes through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import traceback
+from contextlib import aclosing
+from typing import Any
+
+from pydantic import ValidationError
+
+from ordinaut.engine import values
+from ordinaut.engine.redaction import NOTHING, Redactor
+from ordinaut.engine.tool import Progress, Tool, ToolContext, clean_text
+from ordinaut.errors import (
+    EffectUnknown,
+    InvalidArguments,
+    InvalidOutput,
+    OrdinautError,
+    StepError,
+    StepTimeout,
+)
+from ordinaut.model import Json
+
+MAX_ERROR = 4096
+
+logger = logging.getLogger(__name__)
+
+
+async def call(
+    tool: Tool,
+    arguments: dict[str, Json],
+    *,
+    seconds: float | None,
+    context: ToolContext | None,
+    redactor: Redactor = NOTHING,
+) -> Json:
+    """Call a tool and return its output, checked; it has ``seconds``, or all the time there is."""
+    try:
+        if seconds is None:
+            result = await _invoke(tool, arguments, context)
+        else:
+            result = await _invoke_in_time(tool, arguments, seconds, context)
+    except StepError as error:
+        raise redactor.error(error) from None
+    except OrdinautError as error:
+        raise redactor.error(_translated(error)) from None
+    except asyncio.CancelledError:
+        _give_up(context)
+        if _is_cancelled():
+            raise
+        raise StepError(f'tool "{tool.name}" cancelled itself', retryable=_again(tool)) from None
+    except GeneratorExit:
+        raise
+    except BaseException as error:  # a tool must not end the worker, not even by SystemExit
+        raise _crashed(tool, error, redactor) from None
+    return result if result is None else _checked(tool, result, redactor)
+
+
+async def _invoke_in_time(
+    tool: Tool, arguments: dict[str, Json], seconds: float, context: ToolContext | None
+) -> Any:
+    try:
+        async with asyncio.timeout(seconds) as scope:
+            return await _invoke(tool, arguments, context)
+    except Exception:
+        # Not only TimeoutError: a tool may turn its cancellation into an error of its own.
+        if not scope.expired():
+            raise
+        _give_up(context)
+    message = f'tool "{tool.name}" did not end within {seconds:g} s'
+    if tool.effect == "at_most_once":
+        raise EffectUnknown(f"{message}; it may or may not have happened")
+    raise StepTimeout(message)
+
+
+async def _invoke(tool: Tool, arguments: dict[str, Json], context: ToolContext | None) -> Any:
+    given: dict[str, Any] = arguments
+    if tool.prepare is not None:
+        given = _prepared(tool, arguments)
+    extra = {"context": context} if tool.wants_context else {}
+    if tool.kind == "async":
+        if tool.style == "dict":
+            return await tool.fn(given, **extra)
+        return await tool.fn(**given, **extra)
+    positional = (given,) if tool.style == "dict" else ()
+    named = extra if tool.style == "dict" else {**given, **extra}
+    if tool.kind == "generator":
+        return await _drain(tool.fn(*positional, **named), context)
+    result = await asyncio.to_thread(_call_in_thread, tool, positional, named)
+    return await result if inspect.isawaitable(result) else result
+
+
+def _prepared(tool: Tool, arguments: dict[str, Json]) -> dict[str, Any]:
+    assert tool.prepare is not None
+    try:
+        return tool.prepare(arguments)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False, include_context=False)
+        text = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in found)
+        raise InvalidArguments(
+            f'tool "{tool.name}" does not take these arguments: {text}'
+        ) from None
+
+
+def _call_in_thread(tool: Tool, positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    try:
+        return tool.fn(*positional, **named)
+    except StopIteration as error:
+        # A future can not carry it: the awaiting side would never wake.
+        raise RuntimeError("the tool raised StopIteration") from error
+
+
+async def _drain(generator: Any, context: ToolContext | None) -> Any:
+    last = None
+    async with aclosing(generator):
+        async for value in generator:
+            if not isinstance(value, Progress):
+                last = value
+            elif context is not None:
+                context.progress(value.fraction, value.message)
+    return last
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
+def _give_up(context: ToolContext | None) -> None:
+    if context is not None:
+        context.cancelled = True
+
+
+def _again(tool: Tool) -> bool:
+    """Tell whether an unexplained failure of this tool is worth another attempt."""
+    return tool.effect != "at_most_once"
+
+
+def _translated(error: OrdinautError) -> StepError:
+    text = clean_text(error.message, limit=MAX_ERROR)
+    return StepError(text, retryable=error.retryable, details={"cause": error.code})
+
+
+def _crashed(tool: Tool, error: BaseException, redactor: Redactor) -> StepError:
+    trace = redactor.text("".join(traceback.format_tb(error.__traceback__)))
+    text = redactor.text(describe(error))
+    logger.error('tool "%s" failed: %s\n%s', tool.name, text, trace)
+    message = f'tool "{tool.name}" failed: {text}'
+    return StepError(message, retryable=_again(tool), details={"exception": type(error).__name__})
+
+
+def describe(error: BaseException) -> str:
+    """Return the type and text of an exception whose ``str()`` may fail itself."""
+    try:
+        text = str(error)
+    except Exception:  # foreign code
+        text = "(its message can not be read)"
+    name = type(error).__name__
+    return clean_text(f"{name}: {text}" if text else name, limit=MAX_ERROR)
+
+
+def _checked(tool: Tool, result: Any, redactor: Redactor) -> Json:
+    try:
+        output = values.copy_json(result if tool.dump is None else tool.dump(result))
+    except values.NotJson as error:
+        place = f" at output{error.path}" if error.path else ""
+        message = f'tool "{tool.name}" returned what can not be stored{place}: {error.message}'
+        raise InvalidOutput(message) from None
+    except Exception as error:  # the serializers of foreign types
+        message = f'tool "{tool.name}" returned what is not its own type: {describe(error)}'
+        raise InvalidOutput(redactor.text(message)) from None
+    output = redactor.json(output)
+    if tool.gives is not None and not tool.gives.accepts(output):
+        problems = tool.gives.problems(output, path="output")
+        text = "; ".join(f"{problem.path}: {problem.message}" for problem in problems)
+        raise InvalidOutput(f'tool "{tool.name}" broke its output schema: {text}')
+    return output

@@ -1,0 +1,100 @@
+"""A parsed pipeline: the values that :mod:`ordinaut.engine.pipeline` makes of a payload."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from ordinaut.engine.expression import Expression
+from ordinaut.engine.template import Condition, Template
+from ordinaut.engine.tool import Tool
+from ordinaut.model import Backoff, Json
+
+OnError: TypeAlias = "Literal['fail', 'continue'] | Step"
+WaitKind: TypeAlias = Literal["until", "event", "approval"]
+
+
+@dataclass(frozen=True, slots=True)
+class BackoffPolicy:
+    """How the pause before the next attempt grows; ``None`` leaves a part to the task."""
+
+    strategy: Backoff | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Foreach:
+    """The items a step runs for: an expression that yields an array, or an array of templates."""
+
+    items: Expression | Template
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitFor:
+    """What a step waits for before it goes on.
+
+    ``until`` (a duration or an instant) for kind ``until``; ``topic`` and ``filter`` for
+    ``event``; ``message`` and ``scope`` for ``approval``. ``timeout`` ends the waiting for an
+    event or an approval with a failure.
+    """
+
+    kind: WaitKind
+    path: str
+    until: Template | None = None
+    topic: Template | None = None
+    filter: Condition | None = None
+    message: Template | None = None
+    scope: str | None = None
+    timeout: Template | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step. Exactly one of ``uses`` and ``parallel`` is set, or ``wait_for`` alone.
+
+    ``checked`` is the tool whose schema the constant ``arguments`` were found valid against
+    when the pipeline was parsed, so that they are not validated again in each run.
+    """
+
+    id: str
+    path: str
+    uses: str | None = None
+    arguments: Template | None = None
+    checked: Tool | None = None
+    save_as: str | None = None
+    condition: Condition | None = None
+    condition_per_item: bool = False
+    timeout_seconds: float | None = None
+    max_retries: int | None = None
+    backoff: BackoffPolicy | None = None
+    foreach: Foreach | None = None
+    max_parallel: int = 1
+    parallel: tuple[Step, ...] = ()
+    on_error: OnError = "fail"
+    wait_for: WaitFor | None = None
+
+    @property
+    def wait_id(self) -> str:
+        """The id under which the waiting is recorded, apart from a call that follows it."""
+        return f"{self.id}:wait" if self.uses or self.parallel else self.id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pipeline:
+    """A pipeline that has passed every static check, ready to be executed any number of times."""
+
+    params: Mapping[str, Json]
+    steps: tuple[Step, ...]
+    output: Template | None = None
+
+    def walk(self) -> Iterator[Step]:
+        """Yield every step, with those inside of parallel groups and error handlers."""
+        pending = list(reversed(self.steps))
+        while pending:
+            step = pending.pop()
+            yield step
+            if isinstance(step.on_error, Step):
+                pending.append(step.on_error)
+            pending.extend(reversed(step.parallel))
