@@ -73,12 +73,12 @@ def drop_to(data_dir: Path) -> Identity | None:
     return Identity(entry.pw_uid, entry.pw_gid)
 
 
-def reachable(install: Path, identity: Identity | None) -> Path:
+def reachable(install: Path, identity: Identity | None, *, copies: Path = COPIES) -> Path:
     """Return an install that ``identity`` can read: this one, or a copy of it."""
     if identity is None or identity.may_read(install / "bin" / "postgres"):
         return install
     package = install.parent
-    copy = COPIES / f"{WHEEL}-{metadata.version(WHEEL)}"
+    copy = copies / f"{WHEEL}-{metadata.version(WHEEL)}"
     # The programs find their libraries relative to themselves, so the layout stays.
     for part in (Path(f"{package.name}.libs"), Path(package.name) / install.name):
         if (package.parent / part).exists():

@@ -1,7 +1,12 @@
-"""The tasks that ``ordinaut dev`` loads, so that a newcomer sees something real at once."""
+"""The tasks that ``ordinaut dev`` loads, so that a newcomer sees something real at once.
+
+They stand in ``samples.json`` as anybody would send them to the API.
+"""
 
 from __future__ import annotations
 
+import json
+from importlib import resources
 from typing import Any
 
 import httpx2
@@ -13,78 +18,25 @@ LABEL = "sample"  # carries the name of the sample
 
 def definitions(url: str) -> dict[str, dict[str, Any]]:
     """Return the samples by name; ``url`` is the API's own address."""
-    return {
-        "heartbeat": {
-            "title": "Sample: ask the API for its health every 10 seconds",
-            "schedule_kind": "interval",
-            "schedule_expr": "PT10S",
-            "payload": {
-                "params": {"url": f"{url}/health"},
-                "pipeline": [
-                    {"id": "ask", "uses": "http.request", "with": {"url": "${params.url}"}},
-                    {
-                        "id": "judge",
-                        "uses": "core.transform",
-                        "with": {
-                            "value": {
-                                "status": "${steps.ask.status}",
-                                "milliseconds": "${steps.ask.elapsed_ms}",
-                            },
-                        },
-                    },
-                    {
-                        "id": "note",
-                        "uses": "core.log",
-                        "with": {
-                            "message": "health answered ${steps.judge.status} "
-                            "in ${steps.judge.milliseconds} ms",
-                        },
-                    },
-                ],
-                "output": "${steps.judge}",
-            },
-        },
-        "five-minutes": {
-            "title": "Sample: a line in the log every five minutes, by cron",
-            "schedule_kind": "cron",
-            "schedule_expr": "*/5 * * * *",
-            "payload": {
-                "pipeline": [
-                    {
-                        "id": "note",
-                        "uses": "core.log",
-                        "with": {"message": "it is ${now}"},
-                    }
-                ]
-            },
-        },
-        "monday-morning": {
-            "title": "Sample: a line in the log on working days at half past eight, by RRULE",
-            "schedule_kind": "rrule",
-            "schedule_expr": "FREQ=WEEKLY;BYDAY=MO,TU,WE,TH,FR;BYHOUR=8;BYMINUTE=30;BYSECOND=0",
-            "payload": {
-                "pipeline": [
-                    {
-                        "id": "note",
-                        "uses": "core.log",
-                        "with": {"message": "good morning; the working day ends ${now+8h}"},
-                    }
-                ]
-            },
-        },
-    }
+    text = resources.files("ordinaut.devserver").joinpath("samples.json").read_text()
+    samples: dict[str, dict[str, Any]] = json.loads(text)
+    for name, sample in samples.items():
+        sample["labels"] = {LABEL: name}
+        if "params" in sample["payload"]:
+            sample["payload"]["params"]["url"] = url
+    return samples
 
 
 async def load(client: httpx2.AsyncClient) -> None:
     """Create the samples that are missing, and bring the others up to date."""
     known = await _known(client)
     for name, wanted in definitions(str(client.base_url).rstrip("/")).items():
-        body = {**wanted, "labels": {LABEL: name}}
         task = known.get(name)
         if task is None:
-            answer = await client.post("/tasks", json=body)
-        elif task["payload"] != body["payload"]:
-            answer = await client.patch(f"/tasks/{task['id']}", json={"payload": body["payload"]})
+            answer = await client.post("/tasks", json=wanted)
+        elif task["payload"] != wanted["payload"]:
+            changed = {"payload": wanted["payload"]}
+            answer = await client.patch(f"/tasks/{task['id']}", json=changed)
         else:
             continue
         if answer.is_error:

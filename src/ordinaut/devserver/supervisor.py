@@ -88,11 +88,12 @@ class Supervised:
             if self._stopping.is_set():
                 break
             self.ends += 1
-            healthy = self._clock.monotonic() - started > HEALTHY_AFTER
-            delay = FIRST_DELAY if healthy else min(delay * 2, LONGEST_DELAY)
+            if self._clock.monotonic() - started > HEALTHY_AFTER:
+                delay = FIRST_DELAY
             self._say(f"{self.name} ended ({_reason(code)}); it starts again in {delay:g} s")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), delay)
+            delay = min(delay * 2, LONGEST_DELAY)
 
     def _signal(self, number: int) -> None:
         if self._process is not None:

@@ -1,0 +1,115 @@
+"""Rules that hold for the repository as a whole."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parent.parent.parent
+MAX_LINES = 400
+MAX_FUNCTION = 60
+SKIPPED = {".git", ".venv", "__pycache__", "node_modules", ".hypothesis", "results", "site"}
+# Written in two parts, so that this file may hold them.
+FORBIDDEN = [
+    a + b
+    for a, b in [
+        ("/work", "/main"),
+        ("/work", "/shared"),
+        ("/root", "/.pyenv"),
+        ("/opt", "/pypi"),
+        ("/opt", "/wheels"),
+        ("pypi", ".org"),
+        ("pythonhosted", ".org"),
+        ("registry.npmjs", ".org"),
+        ("Co-authored", "-by"),
+    ]
+]
+
+
+def files(*suffixes: str) -> Iterator[Path]:
+    for path in sorted(ROOT.rglob("*")):
+        parts = path.relative_to(ROOT).parts
+        ours = SKIPPED.isdisjoint(parts) and not any(p.endswith("_cache") for p in parts)
+        if ours and path.is_file() and (not suffixes or path.suffix in suffixes):
+            yield path
+
+
+def tracked() -> list[Path]:
+    """The files of the repository; without git, all that look like it."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode != 0:
+        return list(files())
+    return [path for name in listed.stdout.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def test_no_module_is_longer_than_one_can_follow():
+    lengths = {p: len(p.read_text().splitlines()) for p in files(".py")}
+    assert lengths
+    assert {p for p, length in lengths.items() if length > MAX_LINES} == set()
+
+
+def test_no_function_is_longer_than_a_screen():
+    long = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path in files(".py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (node.end_lineno or 0) - node.lineno >= MAX_FUNCTION
+    ]
+    assert long == []
+
+
+def test_imports_point_down():
+    done = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_no_file_names_a_machine_or_an_index():
+    found = [
+        f"{path.relative_to(ROOT)}: {word}"
+        for path in tracked()
+        for text in [path.read_bytes().decode(errors="replace")]
+        for word in FORBIDDEN
+        if word in text
+    ]
+    assert found == []
+
+
+def pins(lock: str) -> dict[str, str]:
+    lines = (ROOT / "requirements" / lock).read_text().splitlines()
+    pinned = [line.split(";")[0].rstrip("\\ ") for line in lines if line[:1].isalnum()]
+    return dict(pin.split("==") for pin in pinned)
+
+
+def test_the_locks_satisfy_what_the_project_asks_for():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    runs = [*project["dependencies"], *extras["embedded"], *extras["build"]]
+    for lock, wanted in [("run.txt", runs), ("test.txt", [*runs, *extras["dev"]])]:
+        pinned = pins(lock)
+        for requirement in map(Requirement, wanted):
+            if requirement.name != "ordinaut":
+                assert requirement.name in pinned, f"{requirement} is new: run ./ordinaut lock"
+                assert requirement.specifier.contains(pinned[requirement.name], prereleases=True)
+
+
+def test_the_locks_agree_and_every_pin_has_a_hash():
+    run, test = pins("run.txt"), pins("test.txt")
+    assert run.items() <= test.items()
+    for lock in ("run.txt", "test.txt", "docs.txt"):
+        text = (ROOT / "requirements" / lock).read_text()
+        assert text.count("--hash=sha256:") >= len(pins(lock))
+        assert "://" not in text
+        assert "--find-links" not in text
