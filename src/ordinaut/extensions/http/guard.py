@@ -1,0 +1,123 @@
+"""What ``http.request`` may connect to.
+
+The address is checked where the connection is made, after the name was resolved, so neither a
+name that points inward, nor a redirect, nor a number written in an odd form (2130706433,
+0x7f.1, ::ffff:127.0.0.1) leads past it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from typing import TypeAlias
+
+import httpcore2
+
+from ordinaut.plugins.base import ToolError
+
+Address: TypeAlias = IPv4Address | IPv6Address
+
+# Clouds answer here with credentials. Those that are not link-local must be named one by one.
+METADATA = frozenset(map(ip_address, ("100.100.100.200", "192.0.0.192", "fd00:ec2::254")))
+NAT64 = IPv6Network("64:ff9b::/96")
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Which addresses are allowed besides public ones.
+
+    ``hosts`` are ``host`` or ``host:port`` as a URL would name them; they are allowed wherever
+    they lead. ``private`` allows loopback and private networks, but never link-local ones,
+    where clouds hand out credentials.
+    """
+
+    private: bool = False
+    hosts: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, *, private: bool, hosts: Iterable[str]) -> Policy:
+        return cls(private, frozenset(host.lower() for host in hosts))
+
+    def names(self, host: str, port: int) -> bool:
+        """Tell whether the operator allowed this host by name."""
+        bracketed = f"[{host}]" if ":" in host else host
+        return not self.hosts.isdisjoint({host, bracketed, f"{bracketed}:{port}"})
+
+    def refusal(self, address: Address) -> str | None:
+        """Say why ``address`` is refused; ``None`` when it is allowed."""
+        inner = embedded(address)
+        if inner.is_loopback:  # first: ::1 lies in a block that counts as reserved
+            return None if self.private else "a loopback address"
+        if inner in METADATA or inner.is_link_local:
+            return "a link-local or metadata address"
+        if inner.is_multicast or inner.is_unspecified or inner.is_reserved:
+            return "a multicast, unspecified or reserved address"
+        if not inner.is_global and not self.private:
+            return "a private address"
+        return None
+
+
+def embedded(address: Address) -> Address:
+    """Return the IPv4 address that an IPv6 address stands for, or the address itself."""
+    if isinstance(address, IPv4Address):
+        return address
+    if address in NAT64:
+        return IPv4Address(int(address) & 0xFFFF_FFFF)
+    teredo = address.teredo[1] if address.teredo else None
+    return address.ipv4_mapped or address.sixtofour or teredo or address
+
+
+class GuardedBackend(httpcore2.AsyncNetworkBackend):
+    """Resolves a name once, checks every address, and connects to what was checked."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._inner = httpcore2.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109  # the signature is httpcore2's
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        error: Exception = httpcore2.ConnectError(f"{host} has no address")
+        for address in await self._addresses(host.lower(), port):
+            try:
+                return await self._inner.connect_tcp(
+                    address, port, timeout, local_address, socket_options
+                )
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as failed:
+                error = failed
+        raise error
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def _addresses(self, host: str, port: int) -> list[str]:
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise httpcore2.ConnectError(f"{host} can not be resolved: {error}") from None
+        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        if not self._policy.names(host, port):
+            # One inward address among several refuses the name: a resolver that mixes them
+            # is how DNS rebinding gets through on a retry.
+            for address in addresses:
+                if reason := self._policy.refusal(ip_address(address.split("%")[0])):
+                    raise _refused(host, port, address, reason)
+        return addresses
+
+
+def _refused(host: str, port: int, address: str, reason: str) -> ToolError:
+    return ToolError(
+        f"{host}:{port} is refused: {address} is {reason}; the operator can allow it with "
+        "ORDINAUT_HTTP_ALLOW_HOSTS or ORDINAUT_HTTP_ALLOW_PRIVATE",
+        retryable=False,
+        details={"host": host, "port": port, "address": address},
+    )

@@ -1,0 +1,180 @@
+"""The extensions of one process: found once, loaded when needed, shown with their states.
+
+An API process serves everything (``async with host``): extensions that are eager, have tools,
+or work without being asked start with it; the others at their first request
+(:mod:`ordinaut.plugins.gateway`). A worker calls :meth:`ExtensionHost.start_tools` and hosts
+only the tools.
+
+Granted is what the extension requests, its manifest grants *and* the operator allows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from types import TracebackType
+
+from ordinaut.config import Settings
+from ordinaut.engine.nearest import hint
+from ordinaut.engine.registry import ToolRegistry
+from ordinaut.errors import ExtensionError, NotFound
+from ordinaut.model import Json
+from ordinaut.plugins import loader, options
+from ordinaut.plugins.base import Capability, Services
+from ordinaut.plugins.description import Description, describe, describe_refused
+from ordinaut.plugins.gateway import Authorize, Gateway, refuse_all
+from ordinaut.plugins.home import CoreHome, Home, ThreadHome
+from ordinaut.plugins.kit import Offer
+from ordinaut.plugins.loader import Found
+from ordinaut.plugins.member import Member
+from ordinaut.plugins.schema import Manifest
+
+_ON_DEMAND = {Capability.ROUTES, Capability.STATIC}
+
+
+class ExtensionHost:
+    """Owns the extensions of this process and the registry their tools stand in."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        services: Services | None = None,
+        tools: ToolRegistry | None = None,
+        found: Iterable[Found] | None = None,
+        authorize: Authorize = refuse_all,
+    ) -> None:
+        self.tools = ToolRegistry() if tools is None else tools
+        self._settings = settings
+        self._services = services
+        self._refused: list[Found] = []
+        self._members: dict[str, Member] = {}
+        self._disabled: set[str] = set()
+        self.gateway = Gateway(self._member_of, self.started, authorize)
+        for one in loader.discover(settings.ext_paths) if found is None else found:
+            self._add(one)
+
+    async def start_tools(self) -> None:
+        """Start every enabled extension that may have tools, and nothing but its tools."""
+        await self._start(lambda m: Capability.TOOLS in m.grants, live=False)
+
+    async def start(self) -> None:
+        """Start what can not wait for a request: eager, with tools, or without routes."""
+        await self._start(
+            lambda m: m.eager or Capability.TOOLS in m.grants or not m.grants & _ON_DEMAND,
+            live=True,
+        )
+
+    async def stop(self) -> None:
+        """Stop everything, the last started first; harmless when repeated."""
+        for member in reversed(self._members.values()):
+            await member.stop()
+
+    async def __aenter__(self) -> ExtensionHost:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    async def started(self, extension_id: str) -> Member:
+        """Return an extension that is started, starting it if need be.
+
+        Raises :class:`NotFound`, or :class:`ExtensionError` with the reason why it is not.
+        """
+        member = self._member_of(extension_id)
+        if member.state != "started":
+            if extension_id in self._disabled:
+                raise ExtensionError(f"extension {extension_id!r} is disabled")
+            await member.start(live=True)
+        if member.state != "started":
+            reason = member.reason or member.state
+            raise ExtensionError(f"extension {extension_id!r} is not available: {reason}")
+        return member
+
+    async def enable(self, extension_id: str) -> None:
+        """Let an extension run in this process, afresh if it had failed or stopped."""
+        member = self._member_of(extension_id)
+        self._disabled.discard(extension_id)
+        await self._renew(member).start(live=True)
+
+    async def disable(self, extension_id: str) -> None:
+        """Stop an extension in this process; its routes answer 503, its tools are unknown."""
+        member = self._member_of(extension_id)
+        self._disabled.add(extension_id)
+        await member.stop()
+
+    def describe(self) -> tuple[Description, ...]:
+        """Say how every extension fares, also those that can not be used."""
+        members = (
+            describe(member, enabled=id not in self._disabled)
+            for id, member in self._members.items()
+        )
+        return (*members, *(describe_refused(found) for found in self._refused))
+
+    async def _start(self, wanted: Callable[[Manifest], bool], *, live: bool) -> None:
+        chosen = (
+            member.start(live=live)
+            for id, member in self._members.items()
+            if id not in self._disabled and wanted(member.manifest)
+        )
+        await asyncio.gather(*chosen)
+
+    def _member_of(self, extension_id: str) -> Member:
+        if extension_id not in self._members:
+            raise NotFound(f"no extension {extension_id!r}{hint(extension_id, self._members)}")
+        return self._members[extension_id]
+
+    def _renew(self, member: Member) -> Member:
+        if member.state in ("failed", "stopped"):
+            member = self._members[member.found.id] = self._member(member.found)
+        return member
+
+    def _add(self, found: Found) -> None:
+        """Take in what was found; an operator's word that makes no sense refuses it."""
+        if found.manifest is None:
+            self._refused.append(found)
+            return
+        try:
+            chosen = options.is_enabled(found.manifest, self._options(found.id))
+        except ExtensionError as error:
+            self._refused.append(replace(found, manifest=None, reason=error.message))
+            return
+        self._members[found.id] = self._member(found)
+        if not chosen or found.id in self._settings.ext_disabled:
+            self._disabled.add(found.id)
+
+    def _member(self, found: Found) -> Member:
+        built_in = found.source == "built_in"
+        home = CoreHome() if built_in else ThreadHome(found.id)
+        return Member(found, home=home, offer=lambda: self._offer(found, home), tools=self.tools)
+
+    def _offer(self, found: Found, home: Home) -> Offer:
+        manifest, given = found.usable, self._options(found.id)
+        built_in = found.source == "built_in"
+        return Offer(
+            manifest=manifest,
+            folder=found.folder,
+            home=home,
+            allowed=options.allowed(manifest, given),
+            config=options.configuration(manifest, given, self._settings_of(found)),
+            services=self._services if built_in else None,
+        )
+
+    def _options(self, extension_id: str) -> Mapping[str, str]:
+        return self._settings.ext_options.get(extension_id, {})
+
+    def _settings_of(self, found: Found) -> dict[str, Json]:
+        """The setting ``http_allow_private`` is ``allow_private`` of the built-in ``http``."""
+        if found.source != "built_in":
+            return {}
+        prefix = f"{found.id}_"
+        named = (name for name in Settings.model_fields if name.startswith(prefix))
+        values = {name.removeprefix(prefix): getattr(self._settings, name) for name in named}
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}

@@ -1,0 +1,143 @@
+"""One extension of this process, from found to stopped.
+
+::
+
+    discovered ── load ──► loaded ── start ──► started ── stop ──► stopped
+         └──────────┴── any fault ──► failed, with its reason
+
+All code of the extension runs in its home loop and within a time limit: what it raises, and
+what it never finishes, ends in ``failed`` and goes no further.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Literal, TypeAlias
+
+from fastapi import FastAPI
+
+from ordinaut import telemetry
+from ordinaut.engine.registry import ToolRegistry
+from ordinaut.errors import OrdinautError
+from ordinaut.plugins import loader
+from ordinaut.plugins.base import Extension
+from ordinaut.plugins.home import Home
+from ordinaut.plugins.kit import Kit, Offer
+from ordinaut.plugins.life import Life
+from ordinaut.plugins.loader import Found
+from ordinaut.plugins.schema import Manifest
+
+State: TypeAlias = Literal["discovered", "loaded", "started", "stopped", "failed"]
+
+LOAD_SECONDS = 10.0
+START_SECONDS = 10.0
+STOP_SECONDS = 5.0
+
+log = telemetry.logger(__name__)
+
+
+class Member:
+    """The state machine of one extension; ``offer`` says what the process has for it."""
+
+    def __init__(
+        self, found: Found, *, home: Home, offer: Callable[[], Offer], tools: ToolRegistry
+    ) -> None:
+        self.found = found
+        self.state: State = "discovered" if found.manifest is not None else "failed"
+        self.reason = found.reason
+        self.seconds: dict[str, float] = {}
+        self.kit: Kit | None = None
+        self.tool_names: tuple[str, ...] = ()
+        self.lifespan_state: Mapping[str, Any] = {}
+        self.home = home
+        self._offer = offer
+        self._tools = tools
+        self._extension: Extension | None = None
+        self._life: Life | None = None
+        self._lock = asyncio.Lock()
+
+    @property
+    def app(self) -> FastAPI | None:
+        """The application that serves its routes, if it has any."""
+        return self.kit.app if self.kit is not None else None
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest of the extension."""
+        return self.found.usable
+
+    async def load(self) -> None:
+        """Import the code and call ``setup``; the state tells how it went."""
+        async with self._lock:
+            if self.state == "discovered":
+                await self._attempt("load", self._load(), limit=LOAD_SECONDS)
+
+    async def start(self, *, live: bool) -> None:
+        """Bring the extension to ``started``; the state tells how it went.
+
+        With ``live`` false background tasks and subscriptions stay asleep.
+        """
+        if self.state == "started":
+            return
+        await self.load()
+        async with self._lock:
+            if self.state == "loaded":
+                await self._attempt("start", self._start(live), limit=START_SECONDS)
+
+    async def stop(self) -> None:
+        """Stop what was started; harmless in every other state."""
+        async with self._lock:
+            if self._life is not None:
+                await self._attempt("stop", self.home.run(self._life.leave()), limit=STOP_SECONDS)
+            self._withdraw()
+            await self.home.close()
+            if self.state in ("loaded", "started"):
+                self.state = "stopped"
+
+    async def _attempt(self, verb: str, work: Coroutine[Any, Any, None], *, limit: float) -> None:
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(limit):
+                await work
+        except TimeoutError:
+            self._fail(f"{verb} took longer than {limit:g} s")
+        except OrdinautError as error:
+            self._fail(error.message)
+        except Exception as error:
+            log.exception("extension.fault", extension=self.found.id, verb=verb)
+            self._fail(f"{verb}: {type(error).__name__}: {error}")
+        self.seconds[verb] = time.monotonic() - began
+
+    def _fail(self, reason: str) -> None:
+        self.state, self.reason = "failed", reason
+        self._withdraw()
+        log.warning("extension.failed", extension=self.found.id, reason=reason)
+
+    async def _load(self) -> None:
+        self._extension, kit = await self.home.run(self._import())
+        self.kit = kit
+        if kit.tools is not None:
+            self.tool_names = kit.tools.commit(self._tools)
+        self.state = "loaded"
+
+    async def _import(self) -> tuple[Extension, Kit]:
+        extension = loader.load(self.found)
+        kit = Kit(self._offer(), extension)
+        kit.set_up(extension)
+        return extension, kit
+
+    async def _start(self, live: bool) -> None:
+        assert self._extension is not None
+        assert self.kit is not None
+        life = Life(self._extension, self.kit, live=live)
+        self.lifespan_state = await self.home.run(life.enter())
+        self._life = life
+        self.state = "started"
+
+    def _withdraw(self) -> None:
+        self._life = None
+        for name in self.tool_names:
+            self._tools.unregister(name)
+        self.tool_names = ()

@@ -1,0 +1,163 @@
+"""Finding, granting, loading, starting and stopping extensions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from extending import HELLO, extension, host, shown, write
+from ordinaut.errors import ExtensionError, NotFound
+from ordinaut.plugins import loader
+
+
+async def test_the_built_in_packs_offer_their_plain_names() -> None:
+    async with host(built_in=True) as running:
+        names = running.tools.names()
+    assert {"core.log", "core.transform", "core.sleep", "core.assert", "http.request"} <= set(names)
+    assert {"event.publish", "task.run", "approval.request"} <= set(names)
+
+
+async def test_every_tool_of_the_core_has_a_description_and_an_input_schema() -> None:
+    async with host(built_in=True) as running:
+        for entry in running.tools.catalogue():
+            assert entry["description"], entry["name"]
+            assert entry["input_schema"]["type"] == "object", entry["name"]
+
+
+async def test_a_stranger_gets_its_own_prefix(tmp_path: Path) -> None:
+    code = extension("pets", wants="TOOLS", setup="tool_registry.register('feed', print)")
+    write(tmp_path, "pets", code, grants=["TOOLS"])
+    async with host(tmp_path) as running:
+        assert running.tools.names() == ("ext.pets.feed",)
+    assert running.tools.names() == ()
+
+
+@pytest.mark.parametrize("name", ["http.request", "ext.other.feed", "core.log", "mcp.a.b"])
+async def test_a_tool_name_among_others_names_is_refused(tmp_path: Path, name: str) -> None:
+    code = extension("squat", wants="TOOLS", setup=f"tool_registry.register({name!r}, print)")
+    write(tmp_path, "squat", code, grants=["TOOLS"])
+    async with host(tmp_path) as running:
+        assert running.tools.names() == ()
+        assert "lies outside of extension 'squat'" in shown(running, "squat").reason
+
+
+async def test_an_extension_that_fails_in_setup_leaves_no_tool_behind(tmp_path: Path) -> None:
+    setup = "tool_registry.register('one', print)\nraise RuntimeError('no')"
+    write(tmp_path, "half", extension("half", wants="TOOLS", setup=setup), grants=["TOOLS"])
+    async with host(tmp_path) as running:
+        assert running.tools.names() == ()
+        assert shown(running, "half").state == "failed"
+        assert shown(running, "half").reason == "load: RuntimeError: no"
+
+
+async def test_a_second_extension_of_an_id_is_refused_with_a_reason(tmp_path: Path) -> None:
+    write(tmp_path / "a", "twin", extension("twin"))
+    write(tmp_path / "b", "twin", extension("twin"))
+    async with host(tmp_path / "a", tmp_path / "b") as running:
+        first, second = running.describe()
+    assert first.source == "path"
+    assert second.state == "failed"
+    assert "the id 'twin' is taken by" in second.reason
+
+
+async def test_nobody_takes_the_id_of_a_built_in_pack(tmp_path: Path) -> None:
+    write(tmp_path, "http", extension("http"))
+    async with host(tmp_path, built_in=True) as running:
+        states = [(one.source, one.state) for one in running.describe() if one.id == "http"]
+    assert states == [("built_in", "started"), ("path", "failed")]
+
+
+async def test_a_module_that_links_out_of_its_folder_is_refused(tmp_path: Path) -> None:
+    outside = tmp_path / "evil.py"
+    outside.write_text("raise SystemExit")
+    folder = write(tmp_path / "ext", "linked")
+    (folder / "extension.py").unlink()
+    (folder / "extension.py").symlink_to(outside)
+    (found,) = loader.discover([tmp_path / "ext"], built_in=False, installed=False)
+    assert "leads out of the extension's folder" in found.reason
+
+
+async def test_a_folder_that_does_not_exist_is_shown(tmp_path: Path) -> None:
+    async with host(tmp_path / "nowhere") as running:
+        (one,) = running.describe()
+    assert one.state == "failed"
+    assert "nowhere" in one.reason
+
+
+async def test_a_lazy_extension_is_not_imported_at_start(tmp_path: Path) -> None:
+    write(tmp_path, "hello", HELLO, grants=["ROUTES"])
+    async with host(tmp_path) as running:
+        assert shown(running, "hello").state == "discovered"
+        await running.started("hello")
+        assert shown(running, "hello").state == "started"
+    assert shown(running, "hello").state == "stopped"
+
+
+async def test_an_eager_extension_starts_with_the_host(tmp_path: Path) -> None:
+    write(tmp_path, "hello", HELLO, grants=["ROUTES"], eager=True)
+    async with host(tmp_path) as running:
+        one = shown(running, "hello")
+        assert one.state == "started"
+        assert one.load_seconds is not None
+        assert one.start_seconds is not None
+
+
+async def test_a_worker_loads_only_what_has_tools(tmp_path: Path) -> None:
+    write(tmp_path, "hello", HELLO, grants=["ROUTES"], eager=True)
+    tools = extension("pets", wants="TOOLS", setup="tool_registry.register('feed', print)")
+    write(tmp_path, "pets", tools, grants=["TOOLS"])
+    running = host(tmp_path)
+    await running.start_tools()
+    try:
+        assert shown(running, "hello").state == "discovered"
+        assert running.tools.names() == ("ext.pets.feed",)
+    finally:
+        await running.stop()
+        await running.stop()
+
+
+async def test_an_unknown_extension_is_not_found_and_a_near_one_is_named(tmp_path: Path) -> None:
+    write(tmp_path, "hello", HELLO, grants=["ROUTES"])
+    with pytest.raises(NotFound, match='did you mean "hello"'):
+        await host(tmp_path).started("helo")
+
+
+async def test_a_disabled_extension_does_not_start_until_it_is_enabled(tmp_path: Path) -> None:
+    write(tmp_path, "hello", HELLO, grants=["ROUTES"], eager=True)
+    async with host(tmp_path, ext_disabled="hello") as running:
+        assert (shown(running, "hello").state, shown(running, "hello").enabled) == (
+            "discovered",
+            False,
+        )
+        with pytest.raises(ExtensionError, match="is disabled"):
+            await running.started("hello")
+        await running.enable("hello")
+        assert shown(running, "hello").state == "started"
+        await running.disable("hello")
+        assert shown(running, "hello").state == "stopped"
+
+
+async def test_what_the_manifest_turns_off_the_operator_turns_on(tmp_path: Path) -> None:
+    write(tmp_path, "hello", HELLO, grants=["ROUTES"], eager=True, enabled=False)
+    async with host(tmp_path) as running:
+        assert shown(running, "hello").state == "discovered"
+    async with host(tmp_path, ext_options={"hello": {"enabled": "true"}}) as running:
+        assert shown(running, "hello").state == "started"
+
+
+@pytest.mark.parametrize("options", [{"enabled": "perhaps"}, {"grants": "root"}])
+async def test_an_operators_word_that_makes_no_sense_is_named(
+    tmp_path: Path, options: dict[str, str]
+) -> None:
+    write(tmp_path, "hello", HELLO, grants=["ROUTES"], eager=True)
+    async with host(tmp_path, ext_options={"hello": options}) as running:
+        one = shown(running, "hello")
+        assert one.state == "failed"
+        assert f"ORDINAUT_EXT_HELLO__{next(iter(options)).upper()}" in one.reason
+
+
+async def test_an_extension_that_calls_itself_something_else_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "mask", HELLO, grants=["ROUTES"], eager=True)
+    async with host(tmp_path) as running:
+        assert shown(running, "mask").reason == "info() says 'hello', the manifest says 'mask'"
