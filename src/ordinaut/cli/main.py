@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ordinaut.cli import servers
+from ordinaut.cli import doctor, servers
 from ordinaut.errors import InvalidInput, OrdinautError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 servers.add_to(app)
+doctor.add_to(app)
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,0 +1,124 @@
+"""What ``ordinaut doctor`` looks at, each with what to do when it is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+import psycopg
+import redis
+import tzdata
+
+from ordinaut.clock import Clock, SystemClock
+from ordinaut.store import health, migrate
+from ordinaut.store.health import Server
+
+OLDEST_POSTGRES = 16
+OLDEST_REDIS = 7
+MAX_SKEW = timedelta(seconds=2)
+HEARTBEAT_WITHIN = timedelta(seconds=60)
+CONNECT_TIMEOUT = 5  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at; ``advice`` is for when it is not ok."""
+
+    subject: str
+    ok: bool
+    text: str
+    advice: str = ""
+
+
+def examine(
+    database_url: str | None, redis_url: str | None, *, clock: Clock | None = None
+) -> Iterator[Finding]:
+    """Look at everything; what builds on something that failed is left out."""
+    yield _python()
+    yield Finding("time zones", True, f"tzdata {tzdata.IANA_VERSION}")
+    if database_url is None:
+        yield _unset("database", "DATABASE_URL")
+    else:
+        yield from asyncio.run(_database(database_url, clock or SystemClock()))
+    yield _unset("redis", "REDIS_URL") if redis_url is None else _redis(redis_url)
+
+
+def _python() -> Finding:
+    fits = (3, 11) <= sys.version_info[:2] < (3, 15)
+    return Finding("python", fits, platform.python_version(), "use Python 3.11 to 3.14")
+
+
+def _unset(subject: str, variable: str) -> Finding:
+    return Finding(
+        subject, False, f"{variable} is not set", f"set {variable}, or start `ordinaut dev`"
+    )
+
+
+async def _database(url: str, clock: Clock) -> list[Finding]:
+    try:
+        connecting = psycopg.AsyncConnection.connect(
+            url, autocommit=True, connect_timeout=CONNECT_TIMEOUT
+        )
+        async with await connecting as connection:
+            before = clock.now()
+            server = await health.server(connection)
+            skew = abs(server.clock - (before + (clock.now() - before) / 2))
+            findings = [_version(server), _skew(skew), _schema(server)]
+            if findings[-1].ok:
+                found = await health.heartbeats(connection, within=HEARTBEAT_WITHIN)
+                findings += [_alive(kind, found.get(kind, 0)) for kind in ("scheduler", "worker")]
+            return findings
+    except psycopg.Error as error:
+        reason = str(error).strip().splitlines()[0]
+        return [Finding("database", False, reason, "check DATABASE_URL, and that the server runs")]
+
+
+def _version(server: Server) -> Finding:
+    return Finding(
+        "database",
+        server.major >= OLDEST_POSTGRES,
+        f"PostgreSQL {server.major}",
+        f"use PostgreSQL {OLDEST_POSTGRES} or newer",
+    )
+
+
+def _skew(skew: timedelta) -> Finding:
+    seconds = skew.total_seconds()
+    return Finding(
+        "clock",
+        skew <= MAX_SKEW,
+        f"{seconds:.3f} s from the database's",
+        "set both clocks by NTP: due times are the database's",
+    )
+
+
+def _schema(server: Server) -> Finding:
+    head = migrate.head()
+    return Finding(
+        "schema",
+        server.revision == head,
+        f"at {server.revision or 'nothing'}, this version wants {head}",
+        "run `ordinaut migrate`",
+    )
+
+
+def _alive(kind: str, count: int) -> Finding:
+    seconds = HEARTBEAT_WITHIN.total_seconds()
+    return Finding(
+        kind, count > 0, f"{count} alive in the last {seconds:g} s", f"start `ordinaut {kind}`"
+    )
+
+
+def _redis(url: str) -> Finding:
+    advice = "check REDIS_URL, and that the server runs"
+    try:
+        with redis.Redis.from_url(url, socket_connect_timeout=CONNECT_TIMEOUT) as client:
+            version = str(client.info("server")["redis_version"])
+    except (redis.RedisError, ValueError) as error:
+        return Finding("redis", False, str(error), advice)
+    fits = int(version.split(".")[0]) >= OLDEST_REDIS
+    return Finding("redis", fits, version, f"use Redis {OLDEST_REDIS} or newer, or Valkey")
