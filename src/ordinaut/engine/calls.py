@@ -29,6 +29,7 @@ from ordinaut.errors import (
 from ordinaut.model import Json
 
 MAX_ERROR = 4096
+MAX_DETAILS = 16 * 1024
 
 logger = logging.getLogger(__name__)
 
@@ -48,9 +49,9 @@ async def call(
         else:
             result = await _invoke_in_time(tool, arguments, seconds, context)
     except StepError as error:
-        raise redactor.error(error) from None
+        raise _tidied(error, redactor) from None
     except OrdinautError as error:
-        raise redactor.error(_translated(error)) from None
+        raise _tidied(_translated(error), redactor) from None
     except asyncio.CancelledError:
         _give_up(context)
         if _is_cancelled():
@@ -144,8 +145,19 @@ def _again(tool: Tool) -> bool:
 
 
 def _translated(error: OrdinautError) -> StepError:
-    text = clean_text(error.message, limit=MAX_ERROR)
-    return StepError(text, retryable=error.retryable, details={"cause": error.code})
+    return StepError(error.message, retryable=error.retryable, details={"cause": error.code})
+
+
+def _tidied(error: StepError, redactor: Redactor) -> StepError:
+    """Make an error that foreign code raised fit to be stored."""
+    error.message = redactor.text(clean_text(str(error.message), limit=MAX_ERROR))
+    error.args = (error.message,)
+    try:
+        details = values.copy_json(error.details, limit=MAX_DETAILS)
+    except values.NotJson as problem:
+        details = {"lost": f"the details can not be stored: {problem.message}"}
+    error.details = redactor.json(details if isinstance(details, dict) else {"details": details})
+    return error
 
 
 def _crashed(tool: Tool, error: BaseException, redactor: Redactor) -> StepError:

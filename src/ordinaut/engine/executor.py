@@ -10,7 +10,7 @@ Every step ends as a :class:`StepRecord`, or stops the run with :class:`Failed` 
 :class:`Suspended`. Records are collected in ``_fresh`` and written down together: before the
 next step starts, in batches within ``foreach`` and ``parallel``, and, for the last step, by the
 caller together with the end of the run. What a process that dies loses is therefore at most the
-call in flight; a resumed run gets the records back as ``done`` and goes on after them.
+calls in flight; a resumed run gets the records back as ``done`` and goes on after them.
 
 A step that failed counts its own attempts, in its records; it is tried again by ending the
 execution as :class:`Failed`. Nothing here ever sleeps.
@@ -18,19 +18,16 @@ execution as :class:`Failed`. Nothing here ever sleeps.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 from functools import partial
 from typing import Any, TypeAlias
 
 from ordinaut.clock import Clock
-from ordinaut.engine import calls, values, waiting
+from ordinaut.engine import values, waiting
+from ordinaut.engine.attempt import Attempt, Context, error_json, gave_up, is_over, shown_error
 from ordinaut.engine.duration import format_instant
-from ordinaut.engine.expression import Expression
-from ordinaut.engine.interpreter import EvaluationError
-from ordinaut.engine.nearest import hint
+from ordinaut.engine.invocation import Invoker
 from ordinaut.engine.outcome import (
     Failed,
     Journal,
@@ -40,21 +37,18 @@ from ordinaut.engine.outcome import (
     Succeeded,
     Suspended,
 )
-from ordinaut.engine.redaction import NOTHING, Redactor
 from ordinaut.engine.registry import ToolRegistry
 from ordinaut.engine.retry import may_retry
 from ordinaut.engine.sidebyside import run_side_by_side
-from ordinaut.engine.steps import Pipeline, Step
-from ordinaut.engine.template import Template, failed
-from ordinaut.engine.tool import Tool, ToolContext
-from ordinaut.errors import EffectUnknown, InvalidArguments, StepError, TemplateError, WaitRefused
-from ordinaut.model import Json, StepRecord, StepStatus
+from ordinaut.engine.steps import Foreach, Pipeline, Step
+from ordinaut.engine.template import Template, search
+from ordinaut.errors import EffectUnknown, StepError, TemplateError
+from ordinaut.model import Json, StepRecord
 
 MAX_ITEMS = 100_000
 MAX_LIST = 8 * values.MAX_SIZE  # of the outputs of a foreach together
 BATCH = 100  # records of a foreach that are written together
 
-Context: TypeAlias = Mapping[str, Json]
 Ended: TypeAlias = StepRecord | Failed | Suspended
 Key: TypeAlias = tuple[str, int | None]
 
@@ -79,14 +73,17 @@ async def execute(
     """Execute a run from its beginning, or go on after the records in ``done``.
 
     ``done`` holds all step records of the run, failed ones too: they tell how often a step was
-    tried. ``params`` are those of the run and win over those of the pipeline. Raises
-    :class:`LeaseLost` when the journal does, and lets the cancellation of its task through;
-    everything else is an :class:`Outcome`.
+    tried. ``params`` are those of the run and win over those of the pipeline. What the journal
+    raises, and the cancellation of the task, pass through; all else is an :class:`Outcome`.
     """
     execution = _Execution(
-        run, registry, journal, clock, _last_records(done), secrets, event,
-        {**pipeline.params, **params} if params else pipeline.params,
-    )  # fmt: skip
+        Invoker(run, registry, journal=journal, clock=clock, secrets=secrets),
+        _RunContext(run, {**pipeline.params, **params} if params else pipeline.params, event),
+        journal=journal,
+        clock=clock,
+        prior=_last_records(done) if done else {},
+        max_retries=run.max_retries,
+    )
     return await execution.run(pipeline)
 
 
@@ -100,307 +97,209 @@ def _last_records(done: Sequence[StepRecord]) -> dict[Key, StepRecord]:
     return last
 
 
+class _RunContext:
+    """What the expressions of a run see; built only when one is evaluated."""
+
+    __slots__ = ("_built", "_event", "_params", "_run", "_steps")
+
+    def __init__(self, run: RunInfo, params: Mapping[str, Json], event: Json) -> None:
+        self._run = run
+        self._params = params
+        self._event = event
+        self._steps: dict[str, Json] = {}
+        self._built: dict[str, Json] | None = None
+
+    def remember(self, step: Step, output: Json) -> None:
+        """Let later expressions see the output of a step."""
+        self._steps[step.id] = output
+        if step.save_as is not None:
+            self._steps[step.save_as] = output
+
+    def view(self, extra: Context | None = None) -> Context:
+        """Return the context, with ``item``, ``index`` or ``error`` where there are such."""
+        built = self._built
+        if built is None:
+            built = self._built = self._build()
+        return built if extra is None else {**built, **extra}
+
+    def _build(self) -> dict[str, Json]:
+        run = self._run
+        at = run.scheduled_for
+        return {
+            "params": self._params,
+            "steps": self._steps,
+            "event": self._event,
+            "task": {"id": str(run.task_id), **run.task},
+            "run": {
+                "id": str(run.run_id),
+                "attempt": run.attempt,
+                "trigger": run.trigger,
+                "scheduled_for": None if at is None else format_instant(at),
+            },
+        }
+
+
 class _Execution:
     """One execution of one run."""
 
-    __slots__ = (
-        "_base",
-        "_clock",
-        "_event",
-        "_fresh",
-        "_journal",
-        "_params",
-        "_prior",
-        "_registry",
-        "_run",
-        "_secrets",
-        "_steps",
-    )
+    __slots__ = ("_clock", "_context", "_fresh", "_invoker", "_journal", "_max_retries", "_prior")
 
     def __init__(
         self,
-        run: RunInfo,
-        registry: ToolRegistry,
+        invoker: Invoker,
+        context: _RunContext,
+        *,
         journal: Journal,
         clock: Clock,
         prior: dict[Key, StepRecord],
-        secrets: SecretSource,
-        event: Json,
-        params: Mapping[str, Json],
+        max_retries: int,
     ) -> None:
-        self._run = run
-        self._registry = registry
+        self._invoker = invoker
+        self._context = context
         self._journal = journal
         self._clock = clock
         self._prior = prior
-        self._secrets = secrets
-        self._event = event
-        self._params = params
-        self._steps: dict[str, Json] = {}
+        self._max_retries = max_retries
         self._fresh: list[StepRecord] = []
-        self._base: dict[str, Json] | None = None
 
     async def run(self, pipeline: Pipeline) -> Outcome:
         for step in pipeline.steps:
             if self._fresh:
                 await self._flush()
-            ended = await self._step(step, None, None)
+            ended = await self._step(step, None)
             if not isinstance(ended, StepRecord):
                 return replace(ended, steps=(*self._fresh, *ended.steps))
-            self._remember(step, ended)
-        if pipeline.output is None:
-            return Succeeded(None, tuple(self._fresh))
+            self._context.remember(step, ended.output)
+        return self._succeeded(pipeline.output)
+
+    def _succeeded(self, output: Template | None) -> Outcome:
+        records = tuple(self._fresh)
+        if output is None:
+            return Succeeded(None, records)
         try:
-            output = pipeline.output.render(self._context(None), now=self._clock.now())
+            return Succeeded(output.render(self._context.view(), now=self._clock.now()), records)
         except TemplateError as error:
-            return Failed(error, tuple(self._fresh))
-        return Succeeded(output, tuple(self._fresh))
+            return Failed(error, records)
 
     async def _flush(self) -> None:
         records, self._fresh = self._fresh, []
         await self._journal.checkpoint(records)
 
-    def _context(self, extra: Context | None) -> Context:
-        """Return what expressions see; built only when one is evaluated."""
-        if self._base is None:
-            run = self._run
-            at = run.scheduled_for
-            self._base = {
-                "params": self._params,
-                "steps": self._steps,
-                "event": self._event,
-                "task": {"id": str(run.task_id), **run.task},
-                "run": {
-                    "id": str(run.run_id),
-                    "attempt": run.attempt,
-                    "trigger": run.trigger,
-                    "scheduled_for": None if at is None else format_instant(at),
-                },
-            }
-        return self._base if extra is None else {**self._base, **extra}
-
-    def _remember(self, step: Step, record: StepRecord) -> None:
-        self._steps[step.id] = record.output
-        if step.save_as is not None:
-            self._steps[step.save_as] = record.output
-
     def _note(self, record: StepRecord) -> StepRecord:
         self._fresh.append(record)
         return record
 
-    async def _step(self, step: Step, extra: Context | None, index: int | None) -> Ended:
+    async def _step(self, step: Step, extra: Context | None, index: int | None = None) -> Ended:
         """Run one step, or return what an earlier attempt recorded of it."""
+        attempt = Attempt(step, extra, index, None, self._clock.now())
         prior = self._prior.get((step.id, index)) if self._prior else None
-        if prior is not None and _is_over(prior) and not _is_answer(step, prior):
-            return prior
-        attempt = 1 if prior is None or prior.status != "failed" else prior.attempt + 1
-        started = self._clock.now()
+        if prior is not None:
+            if is_over(prior) and not _is_answer(step, prior):
+                return prior
+            attempt.prior = prior
+            if gave_up(prior) and isinstance(step.on_error, Step):
+                return await self._run_handler(attempt, prior)
+            attempt.number += prior.attempt if prior.status == "failed" else 0
         try:
-            if step.condition is not None and not self._holds(step, extra, index, started):
-                return self._note(self._record(step, "skipped", attempt, started, index))
-            if step.wait_for is not None and index is None:
-                waited = self._wait(step, extra, started)
-                if not isinstance(waited, StepRecord):
-                    return waited
-                if step.uses is None and not step.parallel:
-                    return waited
-            output = await self._output(step, extra, index, attempt)
+            ended = await self._try(attempt)
         except StepError as error:
-            return await self._handle(step, error, extra, index, attempt, started)
+            return await self._handle(attempt, error)
+        if not isinstance(ended, StepRecord) or ended is prior:
+            return ended
+        return self._note(ended)
+
+    async def _try(self, attempt: Attempt) -> Ended:
+        step, index = attempt.step, attempt.index
+        if step.condition is not None and not self._holds(attempt):
+            return attempt.ended("skipped", self._clock.now())
+        if step.wait_for is not None and index is None:
+            waited = self._wait(attempt)
+            if isinstance(waited, Suspended) or (step.uses is None and not step.parallel):
+                return waited
+        output: Any
+        if step.parallel:
+            output = await self._group(attempt)
+        elif step.foreach is not None and index is None:
+            output = await self._each(attempt, step.foreach)
+        else:
+            context = self._context.view(attempt.extra) if step.needs_context else {}
+            output = await self._invoker.invoke(attempt, context)
         if isinstance(output, Failed | Suspended):
             return output
-        return self._note(
-            StepRecord(
-                step.id, "succeeded", attempt, started, self._clock.now(), step.uses or "",
-                index, output,
-            )
-        )  # fmt: skip
+        return attempt.ended("succeeded", self._clock.now(), output)
 
-    async def _output(
-        self, step: Step, extra: Context | None, index: int | None, attempt: int
-    ) -> Json | Failed | Suspended:
-        if step.parallel:
-            return await self._group(step, extra)
-        if step.foreach is not None and index is None:
-            return await self._each(step, extra)
-        return await self._call(step, extra, index, attempt)
-
-    def _record(
-        self,
-        step: Step,
-        status: StepStatus,
-        attempt: int,
-        started: datetime,
-        index: int | None,
-        output: Json = None,
-        error: Json = None,
-    ) -> StepRecord:
-        return StepRecord(
-            step.id, status, attempt, started, self._clock.now(), step.uses or "", index,
-            output, error,
-        )  # fmt: skip
-
-    def _holds(self, step: Step, extra: Context | None, index: int | None, now: datetime) -> bool:
+    def _holds(self, attempt: Attempt) -> bool:
+        step = attempt.step
         assert step.condition is not None
-        if step.foreach is not None and step.condition_per_item is (index is None):
+        if step.foreach is not None and step.condition_per_item is (attempt.index is None):
             return True
         if step.wait_for is not None and (step.wait_id, None) in self._prior:
             return True  # it held when the waiting began
-        return step.condition.evaluate(self._context(extra), now=now)
+        return step.condition.evaluate(self._context.view(attempt.extra), now=attempt.started)
 
-    # Failing
-
-    async def _handle(
-        self,
-        step: Step,
-        error: StepError,
-        extra: Context | None,
-        index: int | None,
-        attempt: int,
-        started: datetime,
-    ) -> Ended:
+    async def _handle(self, attempt: Attempt, error: StepError) -> Ended:
         """Try again, go on as ``on_error`` says, or stop the run."""
+        step = attempt.step
         error.path = error.path or step.path
-        limit = self._run.max_retries if step.max_retries is None else step.max_retries
-        final = not may_retry(error, attempt=attempt, max_retries=limit)
+        limit = self._max_retries if step.max_retries is None else step.max_retries
+        final = not may_retry(error, attempt=attempt.number, max_retries=limit)
         # What may have happened in the world is for a person to decide, not for on_error.
         handled = final and step.on_error != "fail" and not isinstance(error, EffectUnknown)
-        problem = _error_json(error, handled=handled)
-        output: Json = None
-        if handled:
-            shown = {"code": error.code, "message": error.message, "path": error.path}
-            output = {"error": shown}
-            if isinstance(step.on_error, Step):
-                ended = await self._step(step.on_error, {**(extra or {}), **output}, index)
-                if not isinstance(ended, StepRecord):
-                    return ended
-                self._remember(step.on_error, ended)
-                output = ended.output
-        record = self._record(step, "failed", attempt, started, index, output, problem)
-        if handled:
-            return self._note(record)
-        return Failed(error, (record,), step.id, attempt, step.max_retries, step.backoff)
+        problem = error_json(error, final=final, handled=handled and step.on_error == "continue")
+        record = attempt.failed(problem, self._clock.now())
+        if not handled:
+            return Failed(error, (record,), step.id, attempt.number, step.max_retries, step.backoff)
+        if isinstance(step.on_error, Step):
+            return await self._run_handler(attempt, record)
+        return self._note(replace(record, output={"error": shown_error(record)}))
 
-    # Waiting
+    async def _run_handler(self, attempt: Attempt, failure: StepRecord) -> Ended:
+        """Run the step that handles a failure; its output stands for that of the failed one."""
+        handler = attempt.step.on_error
+        assert isinstance(handler, Step)
+        extra = {**(attempt.extra or {}), "error": shown_error(failure)}
+        ended = await self._step(handler, extra, attempt.index)
+        if not isinstance(ended, StepRecord):
+            # The failure is kept, so that a resumed run goes on with the handler.
+            return replace(ended, steps=(failure, *ended.steps))
+        assert isinstance(failure.error, dict)
+        error = {**failure.error, "handled": True}
+        return self._note(replace(failure, output=ended.output, error=error))
 
-    def _wait(self, step: Step, extra: Context | None, now: datetime) -> StepRecord | Suspended:
+    def _wait(self, attempt: Attempt) -> StepRecord | Suspended:
         """Return the record of a waiting that is over, or what the run waits for."""
+        step, now = attempt.step, attempt.started
         prior = self._prior.get((step.wait_id, None))
         if prior is not None and prior.status == "succeeded":
-            return _answered(step, prior)
-        if prior is None or prior.status != "waiting":
-            wait = waiting.ask(step, self._context(extra), now=now)
-            record = StepRecord(
-                step.wait_id, "waiting", 1, now, None, "", None, {"wait": wait.to_json()}
-            )
+            return waiting.checked_answer(step, prior)
+        if prior is not None and prior.status == "waiting":
+            record, fresh = prior, False
+            wait = waiting.asked_again(record)
         else:
-            record = prior
-            wait = waiting.asked_again(prior)
-        if wait.until is None or wait.until > now:
-            return Suspended((wait,), () if record is prior else (record,))
-        if wait.kind != "until":
-            raise WaitRefused(
-                f"{step.path}: the {wait.kind} did not come before {format_instant(wait.until)}"
-            )
-        answer = {"until": format_instant(wait.until)}
-        return self._note(replace(record, status="succeeded", finished_at=now, output=answer))
+            wait = waiting.ask(step, self._context.view(attempt.extra), now=now)
+            record, fresh = waiting.question(wait, now=now), True
+        if not waiting.is_due(wait, step, now=now):
+            return Suspended((wait,), (record,) if fresh else ())
+        answer = {"until": format_instant(now)}
+        record = replace(record, status="succeeded", finished_at=now, output=answer)
+        return record if step.wait_id == step.id else self._note(record)
 
-    # Calling
-
-    async def _call(
-        self, step: Step, extra: Context | None, index: int | None, attempt: int
-    ) -> Json:
-        assert step.uses is not None
-        tool = self._registry.find(step.uses)
-        if tool is None:
-            # Retryable: during a deploy another worker may have it.
-            message = f'no tool "{step.uses}" on this worker'
-            message += hint(step.uses, self._registry.names())
-            raise StepError(message, retryable=True, path=f"{step.path}.uses")
-        redactor = NOTHING
-        if step.arguments is None:
-            arguments: dict[str, Json] = {}
-        elif step.arguments.secrets:
-            found = await self._found_secrets(step.arguments)
-            arguments = self._render(step.arguments, extra, found)
-            redactor = Redactor(found.values())
-        else:
-            arguments = self._render(step.arguments, extra, None)
-        if step.checked is not tool:
-            _validate(tool, arguments, step, masked=redactor is not NOTHING)
-        if tool.effect == "at_most_once":
-            await self._begin(step, index, attempt)
-        timeout = step.timeout_seconds or tool.timeout_seconds
-        context = None
-        if tool.wants_context or tool.kind == "generator":
-            context = self._tool_context(step, index, attempt, redactor)
-        return await calls.call(
-            tool, arguments, seconds=timeout, context=context, redactor=redactor
-        )
-
-    def _render(
-        self, template: Template, extra: Context | None, secrets: Mapping[str, str] | None
-    ) -> dict[str, Json]:
-        context = {} if template.constant else self._context(extra)
-        rendered = template.render(context, now=self._clock.now(), secrets=secrets)
-        if type(rendered) is not dict:
-            message = f"{template.path}: it yields {values.kind_of(rendered)}, not an object"
-            raise InvalidArguments(message, path=template.path)
-        return rendered
-
-    async def _found_secrets(self, template: Template) -> Mapping[str, str]:
-        found = await self._secrets(template.secrets)
-        missing = sorted(template.secrets - found.keys())
-        if missing:
-            message = f'{template.path}: there is no secret "{missing[0]}"'
-            raise TemplateError(message, path=template.path, details={"missing": missing})
-        return found
-
-    async def _begin(self, step: Step, index: int | None, attempt: int) -> None:
-        prior = self._prior.get((step.id, index))
-        if prior is not None and prior.status == "running":
-            raise EffectUnknown(
-                f'a worker ended while it called "{step.uses}", which must not be called twice: '
-                "it may or may not have happened"
-            )
-        now = self._clock.now()
-        record = StepRecord(step.id, "running", attempt, now, None, step.uses or "", index)
-        await self._journal.begin(record)
-
-    def _tool_context(
-        self, step: Step, index: int | None, attempt: int, redactor: Redactor
-    ) -> ToolContext:
-        return ToolContext(
-            run_id=self._run.run_id,
-            task_id=self._run.task_id,
-            agent_id=self._run.agent_id,
-            step_id=step.id,
-            index=index,
-            attempt=attempt,
-            clock_now=self._clock.now,
-            sink=self._journal.report,
-            redact=redactor.text,
-            loop=asyncio.get_running_loop(),
-        )
-
-    # Several at once
-
-    async def _each(self, step: Step, extra: Context | None) -> Json | Failed | Suspended:
-        items = self._items(step, extra)
+    async def _each(self, attempt: Attempt, foreach: Foreach) -> list[Json] | Failed | Suspended:
+        step, extra = attempt.step, attempt.extra or {}
+        items = self._items(attempt, foreach)
         outputs: list[Json] = [None] * len(items)
-        size = values.Copier(MAX_LIST)
         stopped: list[Failed | Suspended] = []
+        size = values.Copier(MAX_LIST)
 
         def collect(index: int, ended: Ended) -> bool:
-            if not isinstance(ended, StepRecord):
+            if isinstance(ended, StepRecord):
+                outputs[index] = size.copy(ended.output, values.MAX_DEPTH)
+            else:
                 stopped.append(ended)
-                return False
-            size.copy(ended.output, values.MAX_DEPTH)
-            outputs[index] = ended.output
-            return True
+            return not stopped
 
         jobs = (
-            partial(self._step, step, {**(extra or {}), "item": item, "index": index}, index)
+            partial(self._step, step, {**extra, "item": item, "index": index}, index)
             for index, item in enumerate(items)
         )
         try:
@@ -409,41 +308,45 @@ class _Execution:
             raise StepError(f"{step.path}: the outputs together: {error.message}") from None
         return _combined(stopped) if stopped else outputs
 
-    def _items(self, step: Step, extra: Context | None) -> list[Json]:
-        assert step.foreach is not None
-        source, path = step.foreach.items, step.foreach.path
-        now = self._clock.now()
-        if isinstance(source, Template):
-            found = source.render(self._context(extra), now=now)
+    def _items(self, attempt: Attempt, foreach: Foreach) -> list[Json]:
+        context, now = self._context.view(attempt.extra), attempt.started
+        if isinstance(foreach.items, Template):
+            found = foreach.items.render(context, now=now)
         else:
-            found = _search(source, self._context(extra), path, now)
+            found = search(foreach.items, context, path=foreach.path, now=now)
+        problem = None
         if not isinstance(found, list):
-            message = f"{path}: it yields {values.kind_of(found)}, not an array"
-            raise TemplateError(message, path=path)
-        if len(found) > MAX_ITEMS:
-            message = f"{path}: {len(found):,} items are more than {MAX_ITEMS:,}"
-            raise TemplateError(message, path=path)
-        return found
+            problem = f"it yields {values.kind_of(found)}, not an array"
+        elif len(found) > MAX_ITEMS:
+            problem = f"{len(found):,} items are more than {MAX_ITEMS:,}"
+        if problem is not None:
+            raise TemplateError(f"{foreach.path}: {problem}", path=foreach.path)
+        return list(found)
 
-    async def _group(self, step: Step, extra: Context | None) -> Json | Failed | Suspended:
-        children = step.parallel
+    async def _group(self, attempt: Attempt) -> dict[str, Json] | Failed | Suspended:
+        children = attempt.step.parallel
         outputs: dict[str, Json] = {child.save_as or child.id: None for child in children}
         stopped: list[Failed | Suspended] = []
 
         def collect(position: int, ended: Ended) -> bool:
             child = children[position]
-            if not isinstance(ended, StepRecord):
+            if isinstance(ended, StepRecord):
+                outputs[child.save_as or child.id] = ended.output
+                self._context.remember(child, ended.output)
+            else:
                 stopped.append(ended)
-                return not isinstance(ended, Failed)
-            outputs[child.save_as or child.id] = ended.output
-            self._remember(child, ended)
-            return True
+            return not isinstance(ended, Failed)
 
-        jobs = (partial(self._step, child, extra, None) for child in children)
-        await self._side_by_side(jobs, step, collect)
+        jobs = (partial(self._step, child, attempt.extra) for child in children)
+        await self._side_by_side(jobs, attempt.step, collect)
         return _combined(stopped) if stopped else outputs
 
-    async def _side_by_side(self, jobs: Any, step: Step, collect: Callable[..., bool]) -> None:
+    async def _side_by_side(
+        self,
+        jobs: Iterable[Callable[[], Any]],
+        step: Step,
+        collect: Callable[[int, Ended], bool],
+    ) -> None:
         await run_side_by_side(
             jobs,
             limit=step.max_parallel,
@@ -454,63 +357,9 @@ class _Execution:
         )
 
 
-def _is_over(record: StepRecord) -> bool:
-    """Tell whether a step is not run again: it ended, or its failure was handled."""
-    if record.status == "failed":
-        return isinstance(record.error, dict) and record.error.get("handled") is True
-    return record.status in ("succeeded", "skipped")
-
-
 def _is_answer(step: Step, record: StepRecord) -> bool:
     """Tell whether a record only says what was answered to a step that waits and does no more."""
     return step.wait_for is not None and step.wait_id == step.id and record.status == "succeeded"
-
-
-def _error_json(error: StepError, *, handled: bool) -> dict[str, Json]:
-    found: dict[str, Json] = {
-        "code": error.code,
-        "message": error.message,
-        "path": error.path,
-        "retryable": error.retryable,
-    }
-    if error.details:
-        found["details"] = error.details
-    if handled:
-        found["handled"] = True
-    return found
-
-
-def _answered(step: Step, record: StepRecord) -> StepRecord:
-    answer = record.output
-    assert step.wait_for is not None
-    if step.wait_for.kind == "approval" and isinstance(answer, dict) and not answer.get("approved"):
-        by, note = answer.get("by"), answer.get("note")
-        message = f"{step.path}: it was rejected"
-        message += f" by {by}" if by else ""
-        message += f": {note}" if note else ""
-        raise WaitRefused(message)
-    return record
-
-
-def _validate(tool: Tool, arguments: dict[str, Json], step: Step, *, masked: bool) -> None:
-    if tool.takes is None or tool.takes.accepts(arguments):
-        return
-    problems = tool.takes.problems(arguments, path=f"{step.path}.with", masked=masked)
-    text = "; ".join(f"{problem.path}: {problem.message}" for problem in problems)
-    listed: list[Json] = [{"path": p.path, "message": p.message, "code": p.code} for p in problems]
-    path = problems[0].path if problems else f"{step.path}.with"
-    raise InvalidArguments(
-        f'tool "{tool.name}" does not take these arguments: {text}',
-        path=path,
-        details={"problems": listed},
-    )
-
-
-def _search(expression: Expression, context: Context, path: str, now: datetime) -> Json:
-    try:
-        return expression.search(context, now=now, strict=True)
-    except EvaluationError as error:
-        raise failed(path, error.message, expression, error.position) from None
 
 
 def _combined(stopped: list[Failed | Suspended]) -> Failed | Suspended:

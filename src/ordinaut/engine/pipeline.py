@@ -15,12 +15,12 @@ from ordinaut.engine.expression import Expression
 from ordinaut.engine.fields import Problems
 from ordinaut.engine.nearest import hint
 from ordinaut.engine.registry import ToolRegistry
+from ordinaut.engine.scanner import parse_bare
 from ordinaut.engine.scope import Scope
 from ordinaut.engine.steps import BackoffPolicy, Foreach, OnError, Pipeline, Step, WaitFor
 from ordinaut.engine.template import (
     Condition,
     Template,
-    parse_bare,
     parse_condition,
     parse_template,
 )
@@ -51,6 +51,8 @@ STEP_KEYS = (
     "on_error",
     "wait_for",
 )
+APPROVAL_TOOL = "approval.request"  # suspends the run, which only the engine can do
+_APPROVAL_KEYS = ("id", "uses", "with", "save_as", "if", "on_error")
 _TOOL_KEYS = ("with", "timeout_seconds", "max_retries", "backoff", "foreach")
 
 
@@ -144,6 +146,10 @@ class _PayloadParser:
         self, raw: Mapping[str, Json], path: str, step_id: str, save_as: str | None, depth: int
     ) -> Step:
         condition = self._condition(raw, path)
+        if raw.get("uses") == APPROVAL_TOOL:
+            wait = self._approval(raw, path)
+            return Step(id=step_id, path=path, save_as=save_as, condition=condition,
+                        on_error=self._on_error(raw, path, step_id, depth), wait_for=wait)  # fmt: skip
         tool = self._tool(raw, path)
         arguments = self._arguments(raw, path)
         return Step(
@@ -172,6 +178,14 @@ class _PayloadParser:
             return None
         place = f"{path}.wait_for"
         return self._problems.attempt(lambda: parse_wait(raw["wait_for"], place, scope=self._scope))
+
+    def _approval(self, raw: Mapping[str, Json], path: str) -> WaitFor | None:
+        """Parse a step that uses ``approval.request``: another way to write ``wait_for``."""
+        for key in raw:
+            if key in STEP_KEYS and key not in _APPROVAL_KEYS:
+                self._problems.add(f"{path}.{key}", f'"{APPROVAL_TOOL}" does not take it')
+        given = {"approval": raw.get("with") or {}}
+        return self._problems.attempt(lambda: parse_wait(given, f"{path}.with", scope=self._scope))
 
     def _check_combination(self, raw: Mapping[str, Json], path: str) -> None:
         has = {key for key in ("uses", "parallel", "wait_for") if raw.get(key) is not None}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ordinaut.errors import StepError
 from ordinaut.model import Json
 
 MIN_LENGTH = 4  # a shorter value occurs by chance in any text; replacing it would destroy outputs
@@ -38,13 +37,6 @@ class Redactor:
         if isinstance(value, dict):
             return {self.text(key): self.json(item) for key, item in value.items()}
         return value
-
-    def error(self, error: StepError) -> StepError:
-        """Take secrets out of the message and the details of an error."""
-        error.message = self.text(error.message)
-        error.args = (error.message,)
-        error.details = self.json(error.details)
-        return error
 
 
 NOTHING = Redactor(())

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from ordinaut.engine.expression import Expression, Reference
 from ordinaut.engine.fields import Problems
 from ordinaut.engine.nearest import hint
+from ordinaut.engine.scanner import caret
 from ordinaut.engine.steps import Step
-from ordinaut.engine.template import caret
 
 ROOTS = ("params", "steps", "event", "task", "run", "now")
 

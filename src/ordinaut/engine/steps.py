@@ -76,6 +76,11 @@ class Step:
     wait_for: WaitFor | None = None
 
     @property
+    def needs_context(self) -> bool:
+        """Whether its arguments are rendered from anything."""
+        return self.arguments is not None and not self.arguments.constant
+
+    @property
     def wait_id(self) -> str:
         """The id under which the waiting is recorded, apart from a call that follows it."""
         return f"{self.id}:wait" if self.uses or self.parallel else self.id

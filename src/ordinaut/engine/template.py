@@ -1,4 +1,4 @@
-"""Templates and conditions: ``${expression}`` in JSON values, compiled once, rendered often.
+"""Templates: ``${expression}`` in JSON values, compiled once, rendered often.
 
 A value of any depth becomes a :class:`Template`. A string that is exactly one ``${…}`` keeps the
 type of its value; within text, strings print as they are, other scalars as JSON words and
@@ -18,13 +18,20 @@ from typing import Protocol, TypeAlias
 import orjson
 
 from ordinaut.engine import values
-from ordinaut.engine.expression import Expression, ExpressionError, parse_expression
+from ordinaut.engine.expression import Expression
 from ordinaut.engine.interpreter import EvaluationError
-from ordinaut.errors import FieldProblem, InvalidTemplate, TemplateError
+from ordinaut.engine.scanner import (
+    check_text_at,
+    failed,
+    invalid,
+    opening_of,
+    parse_bare,
+    split_text,
+)
+from ordinaut.errors import TemplateError
 from ordinaut.model import Json
 
 MAX_RENDERED = values.MAX_SIZE
-CARET_WIDTH = 100  # of the expression shown in a message
 
 Secrets: TypeAlias = Mapping[str, str]
 Location: TypeAlias = tuple[str | int, ...]
@@ -57,11 +64,9 @@ class Slot:
 
     def value(self, to: _Rendering) -> Json:
         """Return the value of the expression, checked and copied."""
+        found = search(self.expression, to.context, path=self.path, now=to.now, secrets=to.secrets)
         try:
-            found = self.expression.search(to.context, now=to.now, secrets=to.secrets, strict=True)
             return to.copier.copy(found, values.MAX_DEPTH)
-        except EvaluationError as error:
-            raise failed(self.path, error.message, self.expression, error.position) from None
         except values.NotJson as error:
             raise failed(self.path, error.message, self.expression, 0) from None
 
@@ -175,7 +180,7 @@ def _compile(value: Json, path: str, depth: int) -> _Node:
     if isinstance(value, str):
         return _compile_text(value, path)
     if depth <= 0:
-        raise _invalid(path, f"the value is nested deeper than {values.MAX_DEPTH} levels")
+        raise invalid(path, f"the value is nested deeper than {values.MAX_DEPTH} levels")
     if type(value) is list:
         items = (_compile(item, f"{path}[{i}]", depth - 1) for i, item in enumerate(value))
         return _List(tuple(items))
@@ -184,23 +189,26 @@ def _compile(value: Json, path: str, depth: int) -> _Node:
     try:
         return _Constant(values.copy_json(value))
     except values.NotJson as error:
-        raise _invalid(path, error.message) from None
+        raise invalid(path, error.message) from None
 
 
 def _compile_item(key: object, value: Json, path: str, depth: int) -> tuple[str, _Node]:
     if type(key) is not str:
-        raise _invalid(path, f"a key is {values.kind_of(key)}, not a string")
-    _check_text(key, path)
-    if _opening(key, 0) is not None:
-        raise _invalid(path, f"the key {key!r:.60} holds a template; keys are not templates")
+        raise invalid(path, f"a key is {values.kind_of(key)}, not a string")
+    check_text_at(key, path)
+    if opening_of(key, 0) is not None:
+        raise invalid(path, f"the key {key!r:.60} holds a template; keys are not templates")
     return key, _compile(value, f"{path}.{key}", depth - 1)
 
 
 def _compile_text(text: str, path: str) -> _Node:
-    _check_text(text, path)
+    check_text_at(text, path)
     if "${" not in text:
         return _Constant(text)
-    parts = tuple(_parts(text, path))
+    parts = tuple(
+        Slot(path, part) if isinstance(part, Expression) else part
+        for part in split_text(text, path)
+    )
     if len(parts) == 1 and isinstance(parts[0], Slot):
         return parts[0]
     if all(isinstance(part, str) for part in parts):
@@ -208,70 +216,30 @@ def _compile_text(text: str, path: str) -> _Node:
     return _Text(parts)
 
 
-def _check_text(text: str, path: str) -> None:
-    try:
-        values.check_text(text)
-    except values.NotJson as error:
-        raise _invalid(path, error.message) from None
-
-
-def _parts(text: str, path: str) -> Iterator[str | Slot]:
-    position = 0
-    while position < len(text):
-        opening = _opening(text, position)
-        plain = text[position:opening].replace("$${", "${")
-        if plain:
-            yield plain
-        if opening is None:
-            return
-        end = _closing(text, opening + 2)
-        if end is None:
-            raise _invalid(path, 'a "${" is not closed with "}"', expression=text, position=opening)
-        yield Slot(path, _parse(text[opening + 2 : end], path))
-        position = end + 1
-
-
-def _opening(text: str, start: int) -> int | None:
-    """Return where the next ``${`` that is not escaped begins."""
-    while (found := text.find("${", start)) >= 0:
-        if found == 0 or text[found - 1] != "$" or found - 1 < start:
-            return found
-        start = found + 2
-    return None
-
-
-def _closing(text: str, start: int) -> int | None:
-    """Return where the ``}`` of an expression stands, past strings and nested braces."""
-    depth, quote, position = 0, "", start
-    while position < len(text):
-        char = text[position]
-        if quote:
-            if char == "\\":
-                position += 1
-            elif char == quote:
-                quote = ""
-        elif char in "'\"`":
-            quote = char
-        elif char == "{":
-            depth += 1
-        elif char == "}":
-            if depth == 0:
-                return position
-            depth -= 1
-        position += 1
-    return None
-
-
-def _parse(text: str, path: str) -> Expression:
-    try:
-        return parse_expression(text)
-    except ExpressionError as error:
-        raise _invalid(path, error.message, expression=text, position=error.position) from None
-
-
 def as_text(value: Json) -> str:
     """Return a value the way it stands within text."""
     return value if isinstance(value, str) else orjson.dumps(value).decode()
+
+
+def search(
+    expression: Expression,
+    context: Mapping[str, Json],
+    *,
+    path: str,
+    now: datetime,
+    secrets: Secrets | None = None,
+    strict: bool = True,
+) -> Json:
+    """Return the value of one expression; raise :class:`TemplateError` where there is none."""
+    try:
+        return expression.search(context, now=now, secrets=secrets, strict=strict)
+    except EvaluationError as error:
+        raise failed(path, error.message, expression, error.position) from None
+
+
+def evaluate(value: Json, context: Mapping[str, Json], *, now: datetime) -> Json:
+    """Render ``value`` over ``context``, as a step would."""
+    return parse_template(value, path="value").render(context, now=now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,13 +261,7 @@ class Condition:
         """Return what the expression yields; a path that does not exist is ``null``."""
         if self.expression is None:
             return self.constant
-        try:
-            found = self.expression.search(context, now=now, strict=False)
-            return values.copy_json(found)
-        except EvaluationError as error:
-            raise failed(self.path, error.message, self.expression, error.position) from None
-        except values.NotJson as error:
-            raise failed(self.path, error.message, self.expression, 0) from None
+        return search(self.expression, context, path=self.path, now=now, strict=False)
 
     def evaluate(self, context: Mapping[str, Json], *, now: datetime) -> bool:
         """Tell whether the condition holds."""
@@ -316,58 +278,16 @@ def parse_condition(text: Json, *, path: str) -> Condition:
     if isinstance(text, bool):
         return Condition(path, None, text)
     if not isinstance(text, str):
-        raise _invalid(path, f"a condition is a JMESPath expression, not {values.kind_of(text)}")
-    _check_text(text, path)
+        raise invalid(path, f"a condition is a JMESPath expression, not {values.kind_of(text)}")
+    check_text_at(text, path)
     return Condition(path, parse_bare(text, path=path))
 
 
-def parse_bare(text: str, *, path: str) -> Expression:
-    """Parse one expression that may stand bare or as ``${…}``."""
-    stripped = text.strip()
-    if not stripped.startswith("${"):
-        return _parse(text, path)
-    end = _closing(stripped, 2)
-    if end != len(stripped) - 1:
-        message = "write one expression, such as ${a == b}; nothing may stand outside of it"
-        raise _invalid(path, message, expression=stripped, position=0 if end is None else end + 1)
-    return _parse(stripped[2:-1], path)
-
-
-def evaluate(value: Json, context: Mapping[str, Json], *, now: datetime) -> Json:
-    """Render ``value`` over ``context``, as a step would."""
-    return parse_template(value, path="value").render(context, now=now)
-
-
 def evaluate_condition(condition: str, context: Mapping[str, Json], *, now: datetime) -> Json:
-    """Return what ``condition`` yields over ``context``."""
-    return parse_condition(condition, path="condition").value(context, now=now)
-
-
-def failed(path: str, message: str, expression: Expression, position: int) -> TemplateError:
-    """Return the error of an expression that has no value."""
-    details = {"expression": expression.text, "position": position, "problem": message}
-    text = f"{path}: {message}\n{caret(expression.text, position)}"
-    return TemplateError(text, path=path, details=details)
-
-
-def _invalid(
-    path: str, message: str, *, expression: str = "", position: int | None = None
-) -> InvalidTemplate:
-    text = f"{path}: {message}"
-    if position is not None:
-        message += f" (at position {position} of {shorten(expression)!r})"
-        text += f"\n{caret(expression, position)}"
-    problem = FieldProblem(path, message, InvalidTemplate.code)
-    return InvalidTemplate(text, expression=expression, position=position, problems=(problem,))
-
-
-def shorten(text: str) -> str:
-    """Return at most ``CARET_WIDTH`` characters of ``text``."""
-    return text if len(text) <= CARET_WIDTH else f"{text[:CARET_WIDTH]}…"
-
-
-def caret(expression: str, position: int) -> str:
-    """Return the expression on one line with a caret below the position."""
-    start = max(0, position - CARET_WIDTH // 2)
-    shown = "".join(c if c.isprintable() else " " for c in expression[start : start + CARET_WIDTH])
-    return f"  {shown}\n  {' ' * (position - start)}^"
+    """Return what ``condition`` yields over ``context``, checked and copied."""
+    parsed = parse_condition(condition, path="condition")
+    found = parsed.value(context, now=now)
+    try:
+        return values.copy_json(found)
+    except values.NotJson as error:
+        raise TemplateError(f"condition: {error.message}", path="condition") from None

@@ -17,7 +17,7 @@ from ordinaut.engine.nearest import hint
 from ordinaut.engine.scope import Scope
 from ordinaut.engine.steps import Step, WaitFor, WaitKind
 from ordinaut.engine.template import Condition, Template, parse_condition, parse_template
-from ordinaut.errors import FieldProblem, InvalidInput, StepError
+from ordinaut.errors import FieldProblem, InvalidInput, StepError, WaitRefused
 from ordinaut.model import Json, StepRecord
 
 MAX_WAIT = timedelta(days=3660)
@@ -208,6 +208,35 @@ def _instant(
         message = f"{text[:100]!r} is neither a duration {FORMS} nor an instant with its offset"
         raise StepError(f"{wait.path}: {message}", path=wait.path)
     return now + found if isinstance(found, timedelta) else found
+
+
+def question(wait: Wait, *, now: datetime) -> StepRecord:
+    """Return the record of a step that begins to wait."""
+    output = {"wait": wait.to_json()}
+    return StepRecord(wait.step_id, "waiting", 1, now, None, output=output)
+
+
+def is_due(wait: Wait, step: Step, *, now: datetime) -> bool:
+    """Tell whether the time has come; an event or approval that did not come in time raises."""
+    if wait.until is None or wait.until > now:
+        return False
+    if wait.kind != "until":
+        at = format_instant(wait.until)
+        raise WaitRefused(f"{step.path}: the {wait.kind} did not come before {at}")
+    return True
+
+
+def checked_answer(step: Step, record: StepRecord) -> StepRecord:
+    """Return the record of a waiting that was answered; a rejection raises."""
+    answer = record.output
+    assert step.wait_for is not None
+    if step.wait_for.kind == "approval" and isinstance(answer, dict) and not answer.get("approved"):
+        by, note = answer.get("by"), answer.get("note")
+        message = f"{step.path}: it was rejected"
+        message += f" by {by}" if by else ""
+        message += f": {note}" if note else ""
+        raise WaitRefused(message)
+    return record
 
 
 def asked_again(record: StepRecord) -> Wait:
