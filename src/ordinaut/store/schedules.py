@@ -9,9 +9,9 @@ is what keeps a tick from firing an old definition.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
 from importlib import metadata
 from typing import Any
@@ -132,6 +132,11 @@ async def lock(tx: Tx, task_id: UUID) -> bool:
     return bool(await _ids(tx, "lock", {"task_id": task_id}))
 
 
+async def guard(tx: Tx, stall: timedelta) -> None:
+    """Let PostgreSQL end this transaction when its process is silent for longer than ``stall``."""
+    await tx.execute(SQL["guard"], {"stall": str(int(stall.total_seconds() * 1000))})
+
+
 async def claim(
     tx: Tx, *, limit: int, now: datetime | None = None
 ) -> tuple[datetime | None, list[UUID]]:
@@ -147,12 +152,23 @@ async def load(tx: Tx, ids: Sequence[UUID]) -> list[Timed]:
     return [_timed(row) for row in await cursor.fetchall()]
 
 
-async def calendars(tx: Tx, names: Iterable[str]) -> dict[str, Json]:
-    """Return the definitions of the calendars that exist."""
-    if not (wanted := sorted(set(names))):
-        return {}
-    cursor = await tx.execute(SQL["calendars"], {"names": wanted})
-    return dict(await cursor.fetchall())
+async def calendars(
+    tx: Tx, known: Mapping[str, tuple[UUID, int] | None]
+) -> list[tuple[str, UUID, int, Json]]:
+    """Return name, id, version and definition of calendars that exist.
+
+    The definition is None where the id and version in ``known`` are the present ones.
+    """
+    places = [place or (None, None) for place in known.values()]
+    values = {
+        "names": list(known),
+        "ids": [place[0] for place in places],
+        "versions": [place[1] for place in places],
+    }
+    cursor = await tx.execute(SQL["calendars"], values)
+    return [
+        (name, id, version, definition) for name, id, version, definition in await cursor.fetchall()
+    ]
 
 
 async def pauses(tx: Tx, ids: Sequence[UUID]) -> dict[UUID, list[Pause]]:

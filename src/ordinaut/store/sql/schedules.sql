@@ -48,6 +48,10 @@ RETURNING task_id;
 -- Keep the tick away from a schedule until commit.
 SELECT task_id FROM schedule WHERE task_id = %(task_id)s FOR UPDATE;
 
+-- name: guard
+-- Free the locks of a process that froze: its session ends, and the transaction with it.
+SELECT set_config('idle_in_transaction_session_timeout', %(stall)s, true);
+
 -- name: claim
 -- Take due schedules that no other scheduler has taken.
 SELECT coalesce(%(now)s, now()), task_id
@@ -69,8 +73,13 @@ SELECT t.id, t.version, t.status = 'active' AND t.deleted_at IS NULL,
  WHERE s.task_id = ANY(%(ids)s);
 
 -- name: calendars
--- The definitions that tasks exclude.
-SELECT name, definition FROM calendar WHERE name = ANY(%(names)s);
+-- The calendars that tasks exclude; the definition only where the one that is known is old.
+SELECT c.name, c.id, c.version,
+       CASE WHEN (c.id, c.version) IS DISTINCT FROM (known.id, known.version)
+            THEN c.definition END
+  FROM unnest(%(names)s::text[], %(ids)s::uuid[], %(versions)s::integer[])
+       AS known (name, id, version)
+  JOIN calendar AS c USING (name);
 
 -- name: pauses
 -- The pauses that ended after their tasks' undecided time began.

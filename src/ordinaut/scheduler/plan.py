@@ -1,0 +1,191 @@
+"""What a tick does about one task: pure, from the task and the instant to a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from ordinaut.engine.schedule import CompiledSchedule, Exclusion, jitter
+from ordinaut.model import NewWork, uuid7
+from ordinaut.scheduler.catchup import Absences, Following, Ruling
+from ordinaut.store.ledger import Skipped
+from ordinaut.store.schedules import Advance, Timed
+
+CHUNK = 1_000  # occurrences of one task in one tick; the next tick goes on
+
+_MICROSECOND = timedelta(microseconds=1)
+_OVERLAPS = Ruling("skipped_overlap", "an earlier run of the task had not ended")
+_OVERTAKEN = Ruling("canceled", "a later occurrence was due as well and took its place")
+
+
+class Due(NamedTuple):
+    """An occurrence: when it shall run, and the instant it is known by. A snooze parts them."""
+
+    run_at: datetime
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that one tick writes about one task."""
+
+    task: Timed
+    advance: Advance
+    work: list[NewWork]
+    skipped: list[Skipped]
+    completed: bool
+
+
+def plan(
+    task: Timed,
+    schedule: CompiledSchedule,
+    *,
+    now: datetime,
+    absences: Absences,
+    live: bool,
+    following: Following,
+) -> Plan:
+    """Decide every occurrence up to ``now``, or the first :data:`CHUNK` of them.
+
+    ``following`` answers as ``schedule.next``, from a memory that tasks share; ``live`` says
+    that a run of the task has not ended.
+    """
+    taken = _taken_away(task, schedule, now)
+    until = taken[-1].at if len(taken) == CHUNK else now
+    due, upcoming = _due(task, schedule, until, following)
+    if len(due) == CHUNK:
+        until = due[-1].at
+    if snoozed := _snoozed(task, until):
+        due = sorted([*due, snoozed])
+    decisions = list(_decide(task, due, absences, now=now, live=live, following=following))
+    work = [decision for decision in decisions if isinstance(decision, NewWork)]
+    skipped = [decision for decision in decisions if isinstance(decision, Skipped)]
+    if task.overlap == "cancel_running":
+        earlier = (w.scheduled_for for w in work[:-1])
+        skipped += [_skipped(task, at, _OVERTAKEN) for at in earlier if at is not None]
+        work = work[-1:]
+    skipped += [_taken(task, exclusion) for exclusion in taken if exclusion.at <= until]
+    pending = None if snoozed else task.snoozed_to
+    spent = task.max_runs is not None and task.fired + len(work) >= task.max_runs
+    nexts = [] if spent else [at for at in (upcoming, pending) if at is not None]
+    last = work[-1].scheduled_for if work else None
+    return Plan(
+        task=task,
+        advance=Advance(
+            task.task_id, min(nexts, default=None), until, last, len(work), pending is not None
+        ),
+        work=work,
+        skipped=skipped,
+        completed=not nexts,
+    )
+
+
+def undecided_after(task: Timed) -> datetime:
+    """Return the instant after which nothing of a due task is decided."""
+    assert task.next_run_at is not None  # the tick claims nothing else
+    if task.snoozed_for is not None or task.resumed_at is not None:
+        return task.decided_until
+    # A task may have been stored in the instant between its next occurrence and now.
+    return min(task.decided_until, task.next_run_at - _MICROSECOND)
+
+
+def _taken_away(task: Timed, schedule: CompiledSchedule, now: datetime) -> list[Exclusion]:
+    if not _has_exclusions(task):
+        return []
+    return schedule.excluded_between(undecided_after(task), now, limit=CHUNK)
+
+
+def _has_exclusions(task: Timed) -> bool:
+    return bool(task.schedule.exclude) or task.schedule.dst_gap == "skip"
+
+
+def _due(
+    task: Timed, schedule: CompiledSchedule, until: datetime, following: Following
+) -> tuple[list[Due], datetime | None]:
+    """Return the occurrences up to ``until``, and the first one that is left for later."""
+    found: list[Due] = []
+    for at in _occurrences(task, schedule, following):
+        if at > until or len(found) == CHUNK:
+            return found, at
+        found.append(Due(at, at))
+    return found, None
+
+
+def _occurrences(
+    task: Timed, schedule: CompiledSchedule, following: Following
+) -> Iterator[datetime]:
+    marked = task.snoozed_for or task.resumed_at
+    if marked or _has_exclusions(task) or task.next_run_at is None:
+        first = following(undecided_after(task))  # next_run_at is only a call to look
+    else:
+        first = task.next_run_at
+    if first is None:
+        return
+    yield first
+    second = following(first)
+    if second is None:
+        return
+    yield second
+    for occurrence in schedule.iterate(second):
+        yield occurrence.at
+
+
+def _snoozed(task: Timed, until: datetime) -> Due | None:
+    if task.snoozed_for is None or task.snoozed_to is None or task.snoozed_to > until:
+        return None
+    return Due(task.snoozed_to, task.snoozed_for)
+
+
+def _decide(
+    task: Timed,
+    due: list[Due],
+    absences: Absences,
+    *,
+    now: datetime,
+    live: bool,
+    following: Following,
+) -> Iterator[NewWork | Skipped]:
+    left = None if task.max_runs is None else task.max_runs - task.fired
+    for occurrence in due:
+        if left is not None and left <= 0:
+            return
+        ruling = absences.rule(occurrence.run_at, following, now=now) if absences else None
+        if ruling is None and live and task.overlap == "skip":
+            ruling = _OVERLAPS
+        if ruling is not None:
+            yield _skipped(task, occurrence.at, ruling)
+            continue
+        yield _work(task, occurrence)
+        live = True
+        left = None if left is None else left - 1
+
+
+def _work(task: Timed, occurrence: Due) -> NewWork:
+    run_at, at = occurrence
+    if task.jitter_seconds and run_at == at:
+        run_at += jitter(task.task_id, at, task.jitter_seconds)
+    key, most = lane(task)
+    return NewWork(
+        uuid7(), task.task_id, task.version, at, run_at, task.priority, "schedule", None, key, most
+    )
+
+
+def lane(task: Timed) -> tuple[str | None, int]:
+    """Return the concurrency key of a task's runs, and how many of it may run at a time.
+
+    ``overlap: queue`` is a key of the task's own with room for one; a key that the task shares
+    with others keeps its name, and its runs wait until it is free.
+    """
+    if task.overlap == "queue":
+        return task.concurrency_key or f"task:{task.task_id}", 1
+    return task.concurrency_key, task.max_concurrency
+
+
+def _skipped(task: Timed, at: datetime, ruling: Ruling) -> Skipped:
+    return Skipped(task.task_id, at, ruling.verdict, ruling.reason)
+
+
+def _taken(task: Timed, exclusion: Exclusion) -> Skipped:
+    return Skipped(task.task_id, exclusion.at, exclusion.verdict, exclusion.reason)
