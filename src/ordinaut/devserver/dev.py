@@ -9,12 +9,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import select
 import signal
 import socket
 import sys
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, replace
-from os import getpid
 from pathlib import Path
 
 import httpx2
@@ -34,6 +36,7 @@ from ordinaut.store.database import Database
 AGENT = "dev"  # the name of the first agent
 READY_TIMEOUT = 90.0  # seconds until the API must be ready
 ENDS_BEFORE_READY = 3  # a process that ends so often while starting has a fault
+LONGEST_LINE = 1000  # characters on the console
 STOP_MARGIN = 5.0  # seconds beyond the drain until a process is killed
 # What suits a developer's machine; the environment wins.
 DEFAULTS = {
@@ -58,9 +61,13 @@ class Options:
 
 
 def say(line: str) -> None:
-    """Show a line at once, also where the output is a pipe."""
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+    """Show a line, unless nobody reads: a full or closed pipe must not stop the show.
+
+    A pipe that is ready takes PIPE_BUF bytes without blocking; the log files have all of it.
+    """
+    with contextlib.suppress(BrokenPipeError):
+        if select.select([], [sys.stdout], [], 0)[1]:
+            os.write(sys.stdout.fileno(), f"{line[:LONGEST_LINE]}\n".encode()[: select.PIPE_BUF])
 
 
 class Dev:
@@ -212,7 +219,7 @@ class Dev:
     def _pids(self) -> Pids:
         running = {member.name: member.pid for member in self._processes if member.pid}
         return Pids(
-            dev=getpid(),
+            dev=os.getpid(),
             postgres=self._postgres.pid if self._postgres else None,
             valkey=self._valkey.pid if self._valkey else None,
             api=running.get("api"),

