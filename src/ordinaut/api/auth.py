@@ -1,0 +1,208 @@
+"""Who is calling: API keys, access tokens (JWT) and rotating refresh tokens.
+
+A credential is looked up at most once in ``CACHE_SECONDS`` by each process, so a key or token
+that is revoked anywhere is refused everywhere after that time at the latest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import jwt
+
+from ordinaut.clock import Clock
+from ordinaut.config import Settings
+from ordinaut.errors import Unauthenticated
+from ordinaut.model import Agent, uuid7
+from ordinaut.store import agents, audit
+from ordinaut.store.audit import Actor
+from ordinaut.store.database import Database, Tx
+
+ALGORITHM: Final = "HS256"  # pinned: what a token says about itself decides nothing
+ISSUER: Final = "ordinaut"
+CACHE_SECONDS: Final = 2.0
+CACHE_SIZE: Final = 10_000
+MAX_CREDENTIAL: Final = 4096
+CLAIMS: Final = ["iss", "aud", "sub", "exp", "iat", "jti"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What a key or a refresh token is exchanged for."""
+
+    access_token: str
+    refresh_token: str
+    expires_in: int
+    token_type: str = "Bearer"
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What an access token says, once its signature and times are proved."""
+
+    agent_id: UUID
+    jti: UUID
+    family: UUID | None
+    scopes: frozenset[str]
+    expires_at: datetime
+
+
+class Authenticator:
+    """Tells who a credential belongs to, and makes and ends tokens."""
+
+    def __init__(self, settings: Settings, db: Database, clock: Clock) -> None:
+        self._settings = settings
+        self._db = db
+        self._clock = clock
+        self._pepper = agents.pepper(settings)
+        self._signing_key = agents.derive(settings, "jwt")
+        self._key_id = hashlib.sha256(self._signing_key).hexdigest()[:12]
+        self._known: dict[bytes, tuple[float, Agent]] = {}
+
+    async def identify(self, credential: str) -> Agent:
+        """Return the agent of an API key or access token; raises :class:`Unauthenticated`."""
+        if not credential.isascii() or len(credential) > MAX_CREDENTIAL:
+            raise Unauthenticated("the credential is not valid")
+        hashed = agents.digest(credential, self._pepper)
+        until, agent = self._known.get(hashed, (0.0, None))
+        if agent is not None and self._clock.monotonic() < until:
+            return agent
+        agent = await self._look_up(credential, hashed)
+        self._remember(hashed, agent)
+        return agent
+
+    async def exchange(self, api_key: str, *, origin: Actor) -> Tokens:
+        """Return tokens for an API key."""
+        if not (api_key.isascii() and api_key.startswith(agents.KEY_PREFIX)):
+            raise Unauthenticated("the API key is not valid")
+        async with self._db.transaction() as tx:
+            agent = await agents.by_key(
+                tx, agents.digest(api_key, self._pepper), now=self._clock.now()
+            )
+            if agent is None:
+                raise Unauthenticated("the API key is not valid")
+            await _note(tx, agent, "auth.token", origin)
+            return await self._issue(tx, agent, family=uuid7())
+
+    async def refresh(self, token: str, *, origin: Actor) -> Tokens:
+        """Return new tokens for a refresh token, which is spent by that.
+
+        The use of a spent one says that two hold it: the whole family is revoked.
+        """
+        now = self._clock.now()
+        async with self._db.transaction() as tx:
+            use = await agents.use_refresh(tx, self._digest(token), now=now)
+            if use is not None and use.valid and not use.reused:
+                return await self._issue(tx, use.agent, family=use.family)
+            if use is not None and use.reused:
+                await agents.revoke_family(tx, use.family, now=now)
+                await _note(tx, use.agent, "auth.refresh_reused", origin)
+        raise Unauthenticated("the refresh token is not valid")
+
+    async def revoke(self, token: str, *, origin: Actor) -> None:
+        """End a refresh token with its family, or an access token (RFC 7009)."""
+        now = self._clock.now()
+        async with self._db.transaction() as tx:
+            if token.startswith(agents.REFRESH_PREFIX):
+                await agents.revoke_refresh(tx, self._digest(token), now=now)
+            else:
+                claims = self._claims(token)
+                await agents.revoke_access(tx, claims.jti, expires_at=claims.expires_at)
+            await audit.record(
+                tx, origin, action="auth.revoke", entity="agent", entity_id=origin.id
+            )
+        self.forget()
+
+    def forget(self) -> None:
+        """Look up every credential anew: something about agents has changed."""
+        self._known.clear()
+
+    async def _look_up(self, credential: str, hashed: bytes) -> Agent:
+        if credential.startswith(agents.KEY_PREFIX):
+            async with self._db.connection() as tx:
+                agent = await agents.by_key(tx, hashed, now=self._clock.now())
+        else:
+            claims = self._claims(credential)
+            async with self._db.connection() as tx:
+                agent = await agents.by_token(
+                    tx, claims.agent_id, jti=claims.jti, family=claims.family
+                )
+            if agent is not None:
+                agent = _narrow(agent, claims.scopes)
+        if agent is None:
+            raise Unauthenticated("the credential is not valid, or not any more")
+        return agent
+
+    def _remember(self, hashed: bytes, agent: Agent) -> None:
+        if len(self._known) >= CACHE_SIZE:
+            self._known.clear()
+        self._known[hashed] = (self._clock.monotonic() + CACHE_SECONDS, agent)
+
+    async def _issue(self, tx: Tx, agent: Agent, *, family: UUID) -> Tokens:
+        now = self._clock.now()
+        settings = self._settings
+        refresh = await agents.add_refresh(
+            tx,
+            agent.id,
+            family=family,
+            pepper=self._pepper,
+            now=now,
+            lifetime=timedelta(seconds=settings.refresh_token_seconds),
+        )
+        claims = {
+            "iss": ISSUER,
+            "aud": ISSUER,
+            "sub": str(agent.id),
+            "iat": now,
+            "exp": now + timedelta(seconds=settings.access_token_seconds),
+            "jti": str(uuid7()),
+            "fam": str(family),
+            "scope": " ".join(sorted(agent.scopes)),
+        }
+        access = jwt.encode(
+            claims, self._signing_key, ALGORITHM, headers={"kid": self._key_id, "typ": "at+jwt"}
+        )
+        return Tokens(access, refresh, settings.access_token_seconds)
+
+    def _claims(self, token: str) -> Claims:
+        try:
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                self._signing_key,
+                algorithms=[ALGORITHM],
+                issuer=ISSUER,
+                audience=ISSUER,
+                # Times are compared below, with our clock.
+                options={"require": CLAIMS, "verify_exp": False, "verify_iat": False},
+            )
+            read = Claims(
+                UUID(claims["sub"]),
+                UUID(claims["jti"]),
+                UUID(claims["fam"]) if "fam" in claims else None,
+                frozenset(str(claims.get("scope", "")).split()),
+                datetime.fromtimestamp(claims["exp"], UTC),
+            )
+        except (jwt.PyJWTError, ValueError, TypeError, AttributeError, OverflowError):
+            raise Unauthenticated("the access token is not valid") from None
+        if read.expires_at <= self._clock.now():
+            raise Unauthenticated("the access token has expired")
+        return read
+
+    def _digest(self, token: str) -> bytes:
+        return agents.digest(token, self._pepper)
+
+
+def _narrow(agent: Agent, scopes: frozenset[str]) -> Agent:
+    # A token never says more than its agent may by now, nor more than it was issued for.
+    if agent.scopes == scopes:
+        return agent
+    return replace(agent, scopes=frozenset(s for s in scopes if agent.may(s)))
+
+
+async def _note(tx: Tx, agent: Agent, action: str, origin: Actor) -> None:
+    actor = replace(origin, id=agent.id, name=agent.name)
+    await audit.record(tx, actor, action=action, entity="agent", entity_id=agent.id)

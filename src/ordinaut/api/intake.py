@@ -1,0 +1,115 @@
+"""From what was sent to a task that can be stored: everything that needs no run is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from ordinaut.api.schemas.tasks import ScheduleFields, TaskIn
+from ordinaut.engine.calendar import Calendar
+from ordinaut.engine.pipeline import parse_pipeline
+from ordinaut.engine.registry import ToolRegistry
+from ordinaut.engine.schedule import compile_schedule
+from ordinaut.errors import FieldProblem, InvalidInput, InvalidSchedule
+from ordinaut.model import Schedule, Task, uuid7
+
+SCHEDULE_FIELDS: Final = frozenset(ScheduleFields.model_fields)
+NAMED: Final = {"schedule_kind": "kind", "schedule_expr": "expr"}
+
+
+def draft(body: TaskIn, *, owner: UUID, zone: str, now: datetime) -> Task:
+    """Return the task that ``body`` describes, not checked yet."""
+    own = {name: getattr(body, name) for name in TaskIn.model_fields.keys() - SCHEDULE_FIELDS}
+    return Task(
+        id=uuid7(),
+        version=1,
+        schedule=schedule(body, zone=zone, anchor=now),
+        created_by=owner,
+        created_at=now,
+        updated_at=now,
+        **own,
+    )
+
+
+def schedule(body: ScheduleFields, *, zone: str, anchor: datetime) -> Schedule:
+    """Return the schedule that ``body`` describes; ``zone`` where it names none."""
+    return Schedule(
+        body.schedule_kind,
+        body.schedule_expr,
+        body.timezone or zone,
+        anchor,
+        body.starts_at,
+        body.ends_at,
+        body.dst_gap,
+        body.dst_fold,
+        tuple(body.exclude),
+        body.on_excluded,
+    )
+
+
+def amended(task: Task, given: Mapping[str, Any], *, zone: str, now: datetime) -> Task:
+    """Return ``task`` with the ``given`` fields of a PATCH; ``null`` clears what may be empty."""
+    when = {NAMED.get(n, n): v for n, v in given.items() if n in SCHEDULE_FIELDS}
+    if "exclude" in when:
+        when["exclude"] = tuple(when["exclude"])
+    if "timezone" in when:
+        when["timezone"] = when["timezone"] or zone
+    own = {name: value for name, value in given.items() if name not in SCHEDULE_FIELDS}
+    changed = replace(task, schedule=replace(task.schedule, **when), **own)
+    return replace(changed, version=task.version + 1, updated_at=now)
+
+
+def plan(
+    task: Task,
+    *,
+    tools: ToolRegistry,
+    calendars: Mapping[str, Calendar],
+    now: datetime,
+) -> Task:
+    """Check ``task`` and return it with its first occurrence after ``now``.
+
+    Raises :class:`InvalidInput` with every problem of schedule and pipeline at once.
+    """
+    problems: list[FieldProblem] = []
+    following: datetime | None = None
+    try:
+        following = first_occurrence(task, calendars=calendars, after=now)
+    except InvalidInput as error:
+        problems += error.problems or (FieldProblem("schedule_expr", error.message, error.code),)
+        message = error.message
+    try:
+        parse_pipeline(task.payload, registry=tools)
+    except InvalidInput as error:
+        problems += error.problems or (FieldProblem("payload", error.message, error.code),)
+        message = error.message if len(problems) == len(error.problems) else "not acceptable"
+    if problems:
+        raise InvalidInput(message, problems=tuple(problems))
+    return replace(task, next_run_at=following)
+
+
+def check_payload(task: Task, *, tools: ToolRegistry) -> None:
+    """Check the pipeline of ``task``; raises :class:`InvalidInput`."""
+    parse_pipeline(task.payload, registry=tools)
+
+
+def first_occurrence(
+    task: Task, *, calendars: Mapping[str, Calendar], after: datetime
+) -> datetime | None:
+    """Return when ``task`` fires next; raises :class:`InvalidSchedule` when it never does."""
+    compiled = compile_schedule(task.schedule, calendars=calendars)
+    if task.schedule.kind in ("event", "condition"):
+        return None
+    following = compiled.next(after)
+    if following is None:
+        raise InvalidSchedule.at("schedule_expr", _never(task, after), code="never_fires")
+    return following.at
+
+
+def _never(task: Task, after: datetime) -> str:
+    moment = after.isoformat(timespec="seconds")
+    if task.schedule.kind == "once":
+        return f"{task.schedule.expr} is in the past: it is {moment}"
+    return f"nothing follows after {moment}"

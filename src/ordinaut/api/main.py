@@ -1,0 +1,97 @@
+"""The HTTP API: one application, made for given settings, served in this process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import metadata
+from typing import Final
+
+import uvicorn
+from fastapi import FastAPI
+
+from ordinaut.api import errors
+from ordinaut.api.auth import Authenticator
+from ordinaut.api.middleware import BodyLimit, RequestContext, SecurityHeaders
+from ordinaut.api.routes import (
+    agents,
+    auth,
+    runs,
+    schedules,
+    system,
+    task_actions,
+    tasks,
+    templates,
+)
+from ordinaut.api.routing import PROBLEMS
+from ordinaut.api.services import Services
+from ordinaut.clock import Clock, SystemClock
+from ordinaut.config import Settings
+from ordinaut.plugins.host import ExtensionHost
+from ordinaut.store.database import Database
+
+ROUTERS: Final = (tasks, task_actions, runs, schedules, templates, agents, auth, system)
+BACKLOG: Final = 2048
+KEEP_ALIVE_SECONDS: Final = 75  # longer than the 60 s after which common proxies hang up
+
+
+def create_app(settings: Settings, *, clock: Clock | None = None) -> FastAPI:
+    """Return the application; what it works with is made when it starts."""
+    chosen = clock or SystemClock()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with _services(settings, chosen) as app.state.services:
+            yield
+
+    app = FastAPI(
+        title="Ordinaut",
+        version=metadata.version("ordinaut"),
+        description="Runs the right work at the right time, and can say why.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        responses=PROBLEMS,
+        separate_input_output_schemas=False,
+        telemetry={"operation_spans": False},
+    )
+    errors.install(app)
+    for module in ROUTERS:
+        app.include_router(module.routes)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(RequestContext, clock=chosen)
+    app.add_middleware(SecurityHeaders)
+    return app
+
+
+@asynccontextmanager
+async def _services(settings: Settings, clock: Clock) -> AsyncIterator[Services]:
+    db = Database(
+        settings.database_url,
+        size=settings.database_pool_size,
+        pooled=settings.pooled,
+        name="ordinaut api",
+    )
+    async with db, ExtensionHost(settings) as host:
+        yield Services(settings, clock, db, Authenticator(settings, db, clock), host.tools)
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; answers that are under way get ``drain_seconds``."""
+    config = uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        loop="none",  # the caller runs one already
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=int(settings.drain_seconds),
+    )
+    await uvicorn.Server(config).serve()

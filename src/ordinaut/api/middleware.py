@@ -1,0 +1,131 @@
+"""What every request passes on its way in and every answer on its way out: plain ASGI."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ordinaut import telemetry
+from ordinaut.api.errors import problem
+from ordinaut.clock import Clock
+from ordinaut.model import uuid7
+
+REQUEST_ID: Final = "x-request-id"
+SECURITY_HEADERS: Final = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "cache-control": "no-store",
+}
+
+_SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
+
+log = telemetry.logger(__name__)
+
+
+class RequestContext:
+    """Gives each request an id, measures it, and answers what nobody expected."""
+
+    def __init__(self, app: ASGIApp, clock: Clock) -> None:
+        self.app = app
+        self.clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began = self.clock.monotonic()
+        given = Headers(scope=scope).get(REQUEST_ID, "")
+        request_id = given if _SAFE_ID.match(given) else uuid7().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        status = 0
+
+        async def send_tagged(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self.app(scope, receive, send_tagged)
+            except Exception:
+                log.exception("http.unexpected", path=scope["path"])
+                if status:
+                    raise
+                await _unexpected(scope, receive, send_tagged)
+            telemetry.emit(
+                "http.request",
+                method=scope["method"],
+                route=getattr(scope.get("route"), "path", ""),
+                status=status,
+                seconds=self.clock.monotonic() - began,
+            )
+
+
+class BodyLimit:
+    """Refuses a body over its limit, when it is announced or else as soon as it is reached."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        announced = Headers(scope=scope).get("content-length", "0")
+        if announced.isdigit() and int(announced) > self.max_bytes:
+            answer = problem(Request(scope), 413, code="too_large", detail=self._detail())
+            await answer(scope, receive, send)
+            return
+        seen = 0
+
+        async def receive_counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self.max_bytes:
+                # An exception that mounted applications know as well.
+                raise HTTPException(413, self._detail())
+            return message
+
+        await self.app(scope, receive_counted, send)
+
+    def _detail(self) -> str:
+        return f"the body is larger than {self.max_bytes} bytes"
+
+
+class SecurityHeaders:
+    """Adds the headers that close what is not needed; an answer may set its own instead."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_closed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self.app(scope, receive, send_closed)
+
+
+async def _unexpected(scope: Scope, receive: Receive, send: Send) -> None:
+    answer = problem(
+        Request(scope), 500, code="internal", detail="an unexpected error; it is in the log"
+    )
+    await answer(scope, receive, send)

@@ -1,0 +1,110 @@
+"""The class of all routes: strict JSON on the way in, one answer to an Idempotency-Key."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import orjson
+from fastapi import APIRouter, Request, Response
+from fastapi.routing import APIRoute
+
+from ordinaut.api import json
+from ordinaut.api.dependencies import authenticate, services
+from ordinaut.api.errors import UnsupportedMediaType
+from ordinaut.api.schemas.base import Problem
+from ordinaut.errors import InvalidInput
+from ordinaut.model import Json
+from ordinaut.store import idempotency
+from ordinaut.store.idempotency import Answer
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+KEY_HEADER: Final = "idempotency-key"
+MAX_KEY: Final = 255
+KEPT_HEADERS: Final = ("content-type", "location", "etag")
+PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
+    status: {"model": Problem, "content": {"application/problem+json": {}}}
+    for status in (401, 403, 404, 409, 412, 413, 415, 422, 503)
+}
+
+
+class StrictRequest(Request):
+    """A request whose JSON is read by :mod:`ordinaut.api.json`, once."""
+
+    async def json(self) -> Json:
+        if not hasattr(self, "_strict"):
+            self._strict = json.loads(await self.body())
+        return self._strict
+
+
+class Route(APIRoute):
+    """A route of the API."""
+
+    def get_route_handler(self) -> Callable[[Request], Any]:
+        handle = super().get_route_handler()
+        has_body = self.body_field is not None
+
+        async def handler(request: Request) -> Response:
+            if b"%00" in request.scope["query_string"]:
+                raise InvalidInput("the query contains NUL (U+0000)")
+            strict = StrictRequest(request.scope, request.receive)
+            # Before FastAPI reads it, which would answer 400 to whatever goes wrong here.
+            if has_body and await strict.body():
+                _check_media_type(strict)
+                await strict.json()
+            if request.method == "POST" and KEY_HEADER in request.headers:
+                return await _once(strict, handle)
+            return await handle(strict)
+
+        return handler
+
+
+def router(prefix: str, tag: str) -> APIRouter:
+    """Return a router whose routes are of this class."""
+    return APIRouter(prefix=prefix, tags=[tag], route_class=Route)
+
+
+def _check_media_type(request: Request) -> None:
+    given = request.headers.get("content-type", "")
+    media_type = given.partition(";")[0].strip().lower()
+    if media_type != "application/json" and not (
+        media_type.startswith("application/") and media_type.endswith("+json")
+    ):
+        raise UnsupportedMediaType(f"send application/json, not {media_type or 'an unnamed type'}")
+
+
+async def _once(request: StrictRequest, handle: Handler) -> Response:
+    """Answer a key once: the change and its answer are committed together."""
+    if "authorization" not in request.headers:  # a public route, or one that answers 401
+        return await handle(request)
+    agent = await authenticate(request)
+    key = request.headers[KEY_HEADER]
+    if not 0 < len(key) <= MAX_KEY or not key.isprintable():
+        raise InvalidInput.at("Idempotency-Key", f"1 to {MAX_KEY} printable characters")
+    fingerprint = hashlib.sha256(
+        f"{request.method} {request.url.path}?{request.url.query}\n".encode() + await request.body()
+    ).digest()
+    async with services(request).db.transaction() as tx:
+        known = await idempotency.claim(tx, agent.id, key=key, fingerprint=fingerprint)
+        if known is not None:
+            return _replay(known)
+        request.state.tx = tx
+        response = await handle(request)
+        await idempotency.keep(
+            tx, agent.id, key=key, fingerprint=fingerprint, answer=_answer(response)
+        )
+    return response
+
+
+def _answer(response: Response) -> Answer:
+    headers = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}
+    kept = {"headers": headers, "body": bytes(response.body).decode()}
+    return Answer(response.status_code, orjson.dumps(kept))
+
+
+def _replay(answer: Answer) -> Response:
+    kept = orjson.loads(answer.body)
+    headers = kept["headers"] | {"idempotency-replayed": "true"}
+    return Response(kept["body"], answer.status, headers)

@@ -1,0 +1,46 @@
+"""The scopes there are, and who may hand out which."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from ordinaut.engine.nearest import hint
+from ordinaut.errors import Forbidden
+from ordinaut.model import Agent
+
+OWNED: Final = (
+    "tasks:read",
+    "tasks:write",
+    "tasks:run",
+    "runs:read",
+    "runs:write",
+    "events:read",
+)
+KNOWN: Final = (
+    *OWNED,
+    *(f"{scope}:all" for scope in OWNED),
+    "events:publish",
+    "agents:admin",
+    "system:read",
+    "admin",
+)
+
+_EXTENSION = re.compile(
+    r"ext:[a-z][a-z0-9_-]{0,62}:(routes|tools|events_pub|events_sub|background_tasks|static)\Z"
+)
+
+
+def check_scope(scope: str) -> str:
+    """Return ``scope``; raises :class:`ValueError` when there is none of this name."""
+    if scope in KNOWN or _EXTENSION.match(scope):
+        return scope
+    raise ValueError(f"unknown scope {scope!r}{hint(scope, KNOWN)}")
+
+
+def check_grant(giver: Agent, scopes: Iterable[str]) -> None:
+    """Raise :class:`Forbidden` unless ``giver`` holds all that it hands out or changes."""
+    beyond = sorted(scope for scope in scopes if not giver.may(scope))
+    if beyond:
+        raise Forbidden(f"you do not hold {', '.join(beyond)} yourself")

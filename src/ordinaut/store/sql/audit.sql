@@ -1,0 +1,18 @@
+-- name: record
+-- Who did what; nothing in the product updates or deletes a row.
+INSERT INTO audit_log (actor_id, actor, action, entity, entity_id, before, after,
+                       request_id, address)
+VALUES (%(actor_id)s, %(actor)s, %(action)s, %(entity)s, %(entity_id)s, %(before)s, %(after)s,
+        %(request_id)s, %(address)s);
+
+-- name: page
+-- Newest first. The cursor is the place in the log.
+SELECT seq, at, actor_id, actor, action, entity, entity_id, before, after, request_id, address
+  FROM audit_log
+ WHERE (%(before)s::bigint IS NULL OR seq < %(before)s)
+   AND (%(entity)s::text IS NULL OR entity = %(entity)s)
+   AND (%(entity_id)s::text IS NULL OR entity_id = %(entity_id)s)
+   AND (%(actor_id)s::uuid IS NULL OR actor_id = %(actor_id)s)
+   AND (%(action)s::text IS NULL OR action = %(action)s)
+ ORDER BY seq DESC
+ LIMIT %(limit)s;

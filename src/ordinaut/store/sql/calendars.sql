@@ -1,0 +1,3 @@
+-- name: definitions
+-- What those of the calendars say that exist.
+SELECT name, definition FROM calendar WHERE name = ANY(%(names)s);
