@@ -110,6 +110,12 @@ class Bus:
                     return False
                 return True
 
+    async def put(self, entry: Entry, *, limit: int = MAX_LENGTH) -> None:
+        """Append one entry, without a marker: for streams that are not kept in the outbox."""
+        async with _reaching():
+            fields = dict(entry.fields)
+            await self._client.xadd(entry.stream, fields, maxlen=limit, approximate=True)
+
     async def marker(self) -> str | None:
         """Return what the last append left; None when Redis lost it, or never had one."""
         async with _reaching():
@@ -176,6 +182,15 @@ class Bus:
         if ids:
             async with _reaching():
                 await self._client.xack(stream, group, *ids)
+
+    async def leave(self, stream: str, group: str, consumer: str) -> None:
+        """Remove a consumer that ended, unless messages wait for it: those are to be claimed."""
+        async with _reaching():
+            waiting = await self._client.xpending_range(
+                stream, group, min="-", max="+", count=1, consumername=consumer
+            )
+            if not waiting:
+                await self._client.xgroup_delconsumer(stream, group, consumer)
 
 
 @asynccontextmanager

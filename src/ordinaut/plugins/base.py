@@ -118,15 +118,16 @@ class Tools(Protocol):
 class Events(Protocol):
     """``context["events"]``: streams ``ordinaut:ext:<id>:<name>`` (EVENTS_PUB, EVENTS_SUB)."""
 
-    async def publish(self, name: str, payload: Json) -> str:
-        """Append ``payload`` to the stream ``name`` of this extension and return its id."""
+    async def publish(self, name: str, payload: Json) -> None:
+        """Write an event into the outbox: topic ``ext.<id>.<name>``."""
 
     def subscribe(
         self, name: str, handler: Handler | None = None, *, group: str = "default"
     ) -> Any:
         """Call ``handler`` for each message; without a handler this is a decorator.
 
-        ``name`` is a stream of this extension, or ``<id>:<name>`` of another one. A message is
+        ``name`` is an event of this extension, ``<id>:<name>`` one of another, ``*`` stands for
+        all events of the product. Each message goes to one consumer of the group, and is
         acknowledged after the handler returned.
         """
 
@@ -161,9 +162,6 @@ class Services(Protocol):
         self, call: ToolContext, *, message: str, details: Json, timeout_seconds: float | None
     ) -> Json:
         """Suspend the run until someone approves or rejects it, or the time is over."""
-
-    async def queue(self) -> Mapping[str, int]:
-        """Count the due work by state."""
 
 
 class Context(Mapping[str, Any]):

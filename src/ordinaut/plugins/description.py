@@ -29,12 +29,14 @@ class Description:
     start_seconds: float | None
     tools: tuple[str, ...]
     background: tuple[dict[str, Json], ...]
+    subscriptions: tuple[dict[str, Json], ...]
 
 
 def describe(member: Member, *, enabled: bool) -> Description:
     """Describe an extension whose manifest could be read."""
     manifest, kit = member.found.usable, member.kit
     supervised = kit.background.tasks if kit is not None and kit.background is not None else ()
+    listening = kit.events.subscriptions if kit is not None and kit.events is not None else ()
     return Description(
         id=manifest.id,
         name=manifest.name,
@@ -51,6 +53,7 @@ def describe(member: Member, *, enabled: bool) -> Description:
         start_seconds=member.seconds.get("start"),
         tools=member.tool_names,
         background=tuple(task.describe() for task in supervised),
+        subscriptions=tuple(one.describe() for one in listening),
     )
 
 
@@ -72,4 +75,5 @@ def describe_refused(found: Found) -> Description:
         start_seconds=None,
         tools=(),
         background=(),
+        subscriptions=(),
     )

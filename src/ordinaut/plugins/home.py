@@ -35,6 +35,9 @@ class Home(Protocol):
     async def run(self, work: Awaitable[T]) -> T:
         """Run ``work`` at home and wait for it; cancelling the wait cancels the work."""
 
+    async def back(self, work: Awaitable[T]) -> T:
+        """Run ``work`` in the core's loop, called from home."""
+
     async def serve(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Let an application that lives there answer one request."""
 
@@ -50,6 +53,9 @@ class CoreHome:
     async def run(self, work: Awaitable[T]) -> T:
         return await _contained(work)
 
+    async def back(self, work: Awaitable[T]) -> T:
+        return await work
+
     async def serve(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         await app(scope, receive, send)
 
@@ -64,20 +70,24 @@ class ThreadHome:
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._core: asyncio.AbstractEventLoop | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
     async def run(self, work: Awaitable[T]) -> T:
+        self._core = asyncio.get_running_loop()
         return await _across(work, self._started())
 
-    async def serve(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        core = asyncio.get_running_loop()
+    async def back(self, work: Awaitable[T]) -> T:
+        assert self._core is not None, "run() brought us here"
+        return await _across(work, self._core)
 
+    async def serve(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         async def receive_there() -> Message:
-            return await _across(receive(), core)
+            return await self.back(receive())
 
         async def send_there(message: Message) -> None:
-            await _across(send(message), core)
+            await self.back(send(message))
 
         await self.run(app(scope, receive_there, send_there))
 

@@ -14,15 +14,17 @@ from fastapi.staticfiles import StaticFiles
 
 from ordinaut import telemetry
 from ordinaut.errors import ExtensionError
-from ordinaut.model import Json
+from ordinaut.model import Event, Json
 from ordinaut.plugins.application import new_application
 from ordinaut.plugins.background import Supervisor
 from ordinaut.plugins.base import Capability, Context, Extension, Services
+from ordinaut.plugins.events import EventsFacade, Pace, Publish, Transport
 from ordinaut.plugins.facades import Denied, StaticFacade, ToolFacade, denial
 from ordinaut.plugins.home import Home
 from ordinaut.plugins.schema import Manifest
 
 MOUNT = "/ext"
+_EVENTS = {Capability.EVENTS_PUB, Capability.EVENTS_SUB}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,9 @@ class Offer:
     allowed: frozenset[Capability]
     config: Mapping[str, Json]
     services: Services | None
+    publish: Publish
+    transport: Callable[[], Transport]
+    pace: Pace
 
 
 class Kit:
@@ -50,10 +55,27 @@ class Kit:
         self.background = self._if(
             Capability.BACKGROUND_TASKS, lambda: Supervisor(offer.manifest.id)
         )
+        self.events = self._events() if self.grants & _EVENTS else None
         self.static = self._if(Capability.STATIC, lambda: StaticFacade(offer.folder))
 
     def _if(self, capability: Capability, make: Callable[[], Any]) -> Any:
         return make() if capability in self.grants else None
+
+    def _events(self) -> EventsFacade:
+        id, offer = self._offer.manifest.id, self._offer
+
+        async def publish(event: Event) -> None:
+            await offer.home.back(offer.publish(event))
+
+        may = self.grants
+        return EventsFacade(
+            id,
+            publish=publish if Capability.EVENTS_PUB in may else denial(id, Capability.EVENTS_PUB),
+            transport=offer.transport
+            if Capability.EVENTS_SUB in may
+            else denial(id, Capability.EVENTS_SUB),
+            pace=offer.pace,
+        )
 
     @property
     def app_facade(self) -> Any:
@@ -65,7 +87,7 @@ class Kit:
     @property
     def workers(self) -> tuple[AbstractAsyncContextManager[Any], ...]:
         """What has to run while the extension is started."""
-        return tuple(one for one in (self.background,) if one is not None)
+        return tuple(one for one in (self.background, self.events) if one is not None)
 
     def _denied(self, capability: Capability) -> Denied:
         return Denied(denial(self._offer.manifest.id, capability))
@@ -74,8 +96,9 @@ class Kit:
         """Build ``context``."""
         offer = self._offer
         facades = {
-            "background": (self.background, Capability.BACKGROUND_TASKS),
-            "static": (self.static, Capability.STATIC),
+            "background": (self.background, (Capability.BACKGROUND_TASKS,)),
+            "events": (self.events, (Capability.EVENTS_PUB, Capability.EVENTS_SUB)),
+            "static": (self.static, (Capability.STATIC,)),
         }
         always = {
             "config": dict(offer.config),
@@ -84,8 +107,8 @@ class Kit:
         }
         granted = {key: facade for key, (facade, _) in facades.items() if facade is not None}
         denied = {
-            key: denial(offer.manifest.id, capability)
-            for key, (facade, capability) in facades.items()
+            key: denial(offer.manifest.id, *capabilities)
+            for key, (facade, capabilities) in facades.items()
             if facade is None
         }
         if offer.services is not None:
