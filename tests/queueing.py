@@ -76,9 +76,27 @@ async def lease(
 def ended(held: Lease, **changes: Any) -> queue.Ended:
     """Return the success of a run."""
     values: dict[str, Any] = {
-        "lease": held, "status": "succeeded", "started_at": NOW, "finished_at": NOW, **changes,
+        "lease": held, "status": "succeeded", "started_at": NOW, "finished_at": NOW,
+        **encoded(changes),
     }  # fmt: skip
     return queue.Ended(**values)
+
+
+def parked(held: Lease, **changes: Any) -> queue.Parked:
+    """Return a retry, or with ``wait`` a suspension."""
+    values: dict[str, Any] = {"lease": held, "run_at": later(8), **encoded(changes)}
+    return queue.Parked(**values)
+
+
+def checkpoint(held: Lease, *records: StepRecord, announce: bool = True) -> queue.Checkpoint:
+    return queue.Checkpoint(lease=held, steps=queue.encode_steps(records), announce=announce)
+
+
+def encoded(changes: dict[str, Any]) -> dict[str, Any]:
+    """Return ``changes`` with JSON texts in place of JSON values."""
+    texts = {k: queue.encode(changes[k]) for k in ("output", "error", "wait") if k in changes}
+    steps = {"steps": queue.encode_steps(changes["steps"])} if "steps" in changes else {}
+    return {**changes, **texts, **steps}
 
 
 def step(step_id: str = "only", **changes: Any) -> StepRecord:

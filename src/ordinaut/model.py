@@ -146,6 +146,7 @@ class Lease:
     ``token`` is the fence: every write about the run names it, and no row means another worker
     owns the run. ``id`` is the id of the run, the same over all its attempts. ``payload`` is
     what this run adds to the definition of its task (``params``, ``event``), or ``None``.
+    ``crashes`` counts the workers that ended without a word while they held it.
     """
 
     id: UUID
@@ -158,6 +159,7 @@ class Lease:
     trigger: Trigger
     payload: Json
     resumed: bool
+    crashes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

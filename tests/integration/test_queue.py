@@ -5,17 +5,24 @@ from __future__ import annotations
 from uuid import UUID
 
 import pytest
+
+from ordinaut.errors import Conflict, NotFound
+from ordinaut.model import Lease
+from ordinaut.store import queue
+from ordinaut.store.database import Database
 from queueing import (
     LEASE,
     NOW,
     OTHER,
     WORKER,
+    checkpoint,
     ended,
     enqueue,
     ids,
     later,
     lease,
     make_task,
+    parked,
     rows,
     settle,
     status_of,
@@ -23,11 +30,6 @@ from queueing import (
     topics,
     work,
 )
-
-from ordinaut.errors import Conflict, NotFound
-from ordinaut.model import Lease
-from ordinaut.store import queue
-from ordinaut.store.database import Database
 
 
 @pytest.fixture
@@ -187,7 +189,7 @@ async def test_a_canceled_run_that_is_released_ends(db: Database, task_id: UUID)
 
 async def test_a_retry_waits_in_the_table_for_its_time(db: Database, task_id: UUID) -> None:
     held = await leased(db, task_id)
-    retry = queue.Parked(lease=held, run_at=later(8), error={"code": "tool_error"}, steps=[step()])
+    retry = parked(held, error={"code": "tool_error"}, steps=[step()])
     async with db.connection() as tx:
         assert await queue.park(tx, [retry], worker_id=WORKER) == {held.id}
         assert await queue.park(tx, [retry], worker_id=WORKER) == set()
@@ -206,7 +208,7 @@ async def test_a_suspended_run_spends_no_attempt_and_comes_back(
     db: Database, task_id: UUID
 ) -> None:
     held = await leased(db, task_id)
-    waiting = queue.Parked(lease=held, run_at=later(8), wait={"until": "x"})
+    waiting = parked(held, wait={"until": "x"})
     async with db.connection() as tx:
         await queue.park(tx, [waiting], worker_id=WORKER)
         assert await status_of(db, held.id) == "waiting"
@@ -223,7 +225,7 @@ async def test_a_checkpoint_is_kept_only_while_the_lease_is_ours(
 ) -> None:
     await enqueue(db, work(task_id), work(task_id))
     ours, lost = await lease(db)
-    batch = [queue.Checkpoint(lease=held, steps=[step("a")]) for held in (ours, lost)]
+    batch = [checkpoint(held, step("a")) for held in (ours, lost)]
     async with db.connection() as tx:
         await queue.release(tx, worker_id=WORKER, started=[lost])
         assert await queue.checkpoint(tx, batch, worker_id=WORKER) == {ours.id}
@@ -235,10 +237,9 @@ async def test_a_running_step_is_replaced_by_its_end(db: Database, task_id: UUID
     held = await leased(db, task_id)
     running = step("a", status="running", finished_at=None, output=None)
     async with db.connection() as tx:
-        first = queue.Checkpoint(lease=held, steps=[running])
-        await queue.checkpoint(tx, [first], worker_id=WORKER)
+        await queue.checkpoint(tx, [checkpoint(held, running)], worker_id=WORKER)
         assert await queue.checkpoints(tx, [held.id]) == {held.id: [running]}
-        await settle(db, ended(held, steps=[step("a")], announced=True))
+        await settle(db, ended(held, steps=[step("a")], announce=False))
         assert await queue.checkpoints(tx, [held.id]) == {held.id: [step("a")]}
     assert await topics(db, held.id) == [
         "run.queued", "run.started", "step.succeeded", "run.succeeded",
@@ -260,12 +261,28 @@ async def test_a_run_that_keeps_killing_its_workers_is_buried(db: Database, task
     async with db.connection() as tx:
         for crash in range(1, queue.MAX_CRASHES + 1):
             [held] = await lease(db, now=later(crash * 100))
+            await queue.mark_started(tx, [held], worker_id=WORKER)
             await queue.expire(tx, now=later(crash * 100 + 31), limit=10)
     assert await lease(db, now=later(1000)) == []
     [(status, error)] = await rows(db, "SELECT status, error FROM task_run")
     assert (status, error["code"]) == ("dead", "poison")
     assert "5 times" in error["message"]
     assert (await topics(db, held.id))[-1] == "run.dead"
+
+
+async def test_only_a_suspect_that_had_started_is_blamed_for_the_next_crash(
+    db: Database, task_id: UUID
+) -> None:
+    await enqueue(db, work(task_id), work(task_id))
+    await lease(db)
+    async with db.connection() as tx:
+        await queue.expire(tx, now=later(31), limit=10)
+        killer, bystander = await lease(db, now=later(31))
+        assert (killer.crashes, bystander.crashes) == (1, 1)
+        assert await queue.mark_started(tx, [killer], worker_id=WORKER) == {killer.id}
+        await queue.expire(tx, now=later(62), limit=10)
+        found = {held.id: held.crashes for held in await lease(db, now=later(62))}
+    assert found == {killer.id: 2, bystander.id: 1}
 
 
 async def test_a_queued_run_is_canceled_at_once(db: Database, task_id: UUID) -> None:

@@ -44,20 +44,21 @@ CANCEL_CHANNEL = "ordinaut_cancel"
 NO_ITEM = -1  # step_run.item outside a foreach
 
 EndStatus: TypeAlias = Literal["succeeded", "failed", "canceled"]
+JsonText: TypeAlias = str  # from encode() or encode_steps(); encoded early, its size is known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """A run that is over. ``announced`` says that ``run.started`` was already written."""
+    """A run that is over. ``announce`` says that ``run.started`` is still to be written."""
 
     lease: Lease
     status: EndStatus
     started_at: datetime
     finished_at: datetime
-    output: Json = None
-    error: Json = None
-    steps: Sequence[StepRecord] = ()
-    announced: bool = False
+    output: JsonText | None = None
+    error: JsonText | None = None
+    steps: JsonText = "[]"
+    announce: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +67,10 @@ class Parked:
 
     lease: Lease
     run_at: datetime
-    wait: Json = None
-    error: Json = None
-    steps: Sequence[StepRecord] = ()
-    announced: bool = False
+    wait: JsonText | None = None
+    error: JsonText | None = None
+    steps: JsonText = "[]"
+    announce: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +78,8 @@ class Checkpoint:
     """Steps of a run that goes on at once."""
 
     lease: Lease
-    steps: Sequence[StepRecord]
-    announced: bool = False
+    steps: JsonText
+    announce: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,16 +119,16 @@ async def enqueue(tx: Tx, items: Sequence[NewWork], *, now: datetime | None = No
         return []
     parameters = {
         "now": now,
-        "ids": [w.id for w in items],
-        "task_ids": [w.task_id for w in items],
-        "versions": [w.task_version for w in items],
-        "scheduled_fors": [w.scheduled_for for w in items],
-        "run_ats": [w.run_at for w in items],
-        "priorities": [w.priority for w in items],
-        "triggers": [w.trigger for w in items],
-        "payloads": [_json(w.payload) for w in items],
+        "ids": _array([w.id for w in items]),
+        "task_ids": _array([w.task_id for w in items]),
+        "versions": _array([w.task_version for w in items]),
+        "scheduled_fors": _array([w.scheduled_for for w in items]),
+        "run_ats": _array([w.run_at for w in items]),
+        "priorities": _array([w.priority for w in items]),
+        "triggers": _array([w.trigger for w in items]),
+        "payloads": _array([None if w.payload is None else encode(w.payload) for w in items]),
         "keys": [w.concurrency_key for w in items],
-        "maxima": [w.max_concurrency for w in items],
+        "maxima": _array([w.max_concurrency for w in items]),
     }
     return [row[0] for row in await _rows(tx, "enqueue", parameters)]
 
@@ -186,7 +187,7 @@ async def release(
     leases = [*unstarted, *started]
     if not leases:
         return set()
-    flags = [False] * len(unstarted) + [True] * len(started)
+    flags = _array([False] * len(unstarted) + [True] * len(started))
     parameters = {"worker_id": worker_id, "now": now, "started": flags, **_fence(leases)}
     return await _end_canceled(tx, await _rows(tx, "release", parameters), now=now)
 
@@ -197,14 +198,14 @@ async def settle(tx: Tx, batch: Sequence[Ended], *, worker_id: UUID) -> set[UUID
         return set()
     parameters = {
         "worker_id": worker_id,
-        "statuses": [e.status for e in batch],
-        "announced": [not e.announced for e in batch],
-        "started_ats": [e.started_at for e in batch],
-        "finished_ats": [e.finished_at for e in batch],
-        "outputs": [_json(e.output) for e in batch],
-        "errors": [_json(e.error) for e in batch],
+        "announce": _array([e.announce for e in batch]),
+        "statuses": _array([e.status for e in batch]),
+        "started_ats": _array([e.started_at.timestamp() for e in batch]),
+        "finished_ats": _array([e.finished_at.timestamp() for e in batch]),
+        "outputs": _array([e.output for e in batch]),
+        "errors": _array([e.error for e in batch]),
+        "steps": _array([e.steps for e in batch]),
         **_fence([e.lease for e in batch]),
-        **_steps((e.lease.id, e.steps) for e in batch),
     }
     return {row[0] for row in await _rows(tx, "settle", parameters)}
 
@@ -215,12 +216,12 @@ async def park(tx: Tx, batch: Sequence[Parked], *, worker_id: UUID) -> set[UUID]
         return set()
     parameters = {
         "worker_id": worker_id,
-        "announced": [not p.announced for p in batch],
-        "run_ats": [p.run_at for p in batch],
-        "waits": [_json(p.wait) for p in batch],
-        "errors": [_json(p.error) for p in batch],
+        "announce": _array([p.announce for p in batch]),
+        "run_ats": _array([p.run_at for p in batch]),
+        "waits": _array([p.wait for p in batch]),
+        "errors": _array([p.error for p in batch]),
+        "steps": _array([p.steps for p in batch]),
         **_fence([p.lease for p in batch]),
-        **_steps((p.lease.id, p.steps) for p in batch),
     }
     return await _end_canceled(tx, await _rows(tx, "park", parameters))
 
@@ -231,11 +232,17 @@ async def checkpoint(tx: Tx, batch: Sequence[Checkpoint], *, worker_id: UUID) ->
         return set()
     parameters = {
         "worker_id": worker_id,
-        "announced": [not c.announced for c in batch],
+        "announce": _array([c.announce for c in batch]),
+        "steps": _array([c.steps for c in batch]),
         **_fence([c.lease for c in batch]),
-        **_steps((c.lease.id, c.steps) for c in batch),
     }
     return {row[0] for row in await _rows(tx, "checkpoint", parameters)}
+
+
+async def mark_started(tx: Tx, leases: Sequence[Lease], *, worker_id: UUID) -> set[UUID]:
+    """Note that suspects start; return the ids of those that are still ours."""
+    parameters = {"worker_id": worker_id, **_fence(leases)}
+    return {row[0] for row in await _rows(tx, "mark_started", parameters)}
 
 
 async def checkpoints(tx: Tx, ids: Sequence[UUID]) -> dict[UUID, list[StepRecord]]:
@@ -251,16 +258,18 @@ async def definitions(
 ) -> dict[tuple[UUID, int], Definition]:
     """Return the definitions of ``(task_id, version)`` that exist."""
     pairs = list(wanted)
-    parameters = {"task_ids": [p[0] for p in pairs], "versions": [p[1] for p in pairs]}
+    parameters = {
+        "task_ids": _array([p[0] for p in pairs]),
+        "versions": _array([p[1] for p in pairs]),
+    }
     rows = await _rows(tx, "definitions", parameters)
     return {(row[0], row[1]): Definition(*row) for row in rows}
 
 
 async def settled(tx: Tx, leases: Sequence[Lease], *, worker_id: UUID) -> set[UUID]:
     """Return the runs that ended with exactly these leases: for a commit of unknown outcome."""
-    return {
-        row[0] for row in await _rows(tx, "settled", {"worker_id": worker_id, **_fence(leases)})
-    }
+    parameters = {"worker_id": worker_id, **_fence(leases)}
+    return {row[0] for row in await _rows(tx, "settled", parameters)}
 
 
 async def expire(tx: Tx, *, limit: int, now: datetime | None = None) -> Expired:
@@ -325,31 +334,46 @@ async def _end_canceled(
     return set(ids)
 
 
+def encode(value: Json) -> JsonText:
+    """Return ``value`` as JSON; raises ``TypeError`` for what is not JSON."""
+    return orjson.dumps(value).decode()
+
+
+def encode_steps(records: Sequence[StepRecord]) -> JsonText:
+    """Return checkpoints in the form that the statements of this module take apart."""
+    return encode(
+        [
+            (
+                s.step_id,
+                NO_ITEM if s.index is None else s.index,
+                s.status,
+                s.attempt,
+                s.uses,
+                s.started_at.timestamp(),
+                None if s.finished_at is None else s.finished_at.timestamp(),
+                s.output,
+                s.error,
+            )
+            for s in records
+        ]
+    )
+
+
+def _array(values: Sequence[Any]) -> str:
+    """Return a PostgreSQL array literal of plain values, ten times faster than the driver.
+
+    A JSON array differs from one by its brackets and in control characters within strings,
+    which ids, names and JSON texts do not have.
+    """
+    return f"{{{orjson.dumps(values)[1:-1].decode()}}}"
+
+
 def _fence(leases: Sequence[Lease]) -> dict[str, Any]:
-    return {"ids": [held.id for held in leases], "tokens": [held.token for held in leases]}
-
-
-def _steps(runs: Iterable[tuple[UUID, Sequence[StepRecord]]]) -> dict[str, Any]:
-    steps = [(run_id, step) for run_id, records in runs for step in records]
-    return {
-        "step_runs": [run_id for run_id, _ in steps],
-        "step_ids": [s.step_id for _, s in steps],
-        "step_items": [NO_ITEM if s.index is None else s.index for _, s in steps],
-        "step_statuses": [s.status for _, s in steps],
-        "step_attempts": [s.attempt for _, s in steps],
-        "step_uses": [s.uses for _, s in steps],
-        "step_started_ats": [s.started_at for _, s in steps],
-        "step_finished_ats": [s.finished_at for _, s in steps],
-        "step_outputs": [_json(s.output) for _, s in steps],
-        "step_errors": [_json(s.error) for _, s in steps],
-    }
+    ids, tokens = [held.id for held in leases], [held.token for held in leases]
+    return {"ids": _array(ids), "tokens": _array(tokens)}
 
 
 def _step_record(step_id: str, item: int, *rest: Any) -> StepRecord:
     status, attempt, uses, started_at, finished_at, output, error = rest
     index = None if item == NO_ITEM else item
     return StepRecord(step_id, status, attempt, started_at, finished_at, uses, index, output, error)
-
-
-def _json(value: Json) -> str | None:
-    return None if value is None else orjson.dumps(value).decode()

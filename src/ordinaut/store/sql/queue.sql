@@ -18,7 +18,7 @@ WITH made AS (
 ), noted AS (
     INSERT INTO event (occurred_at, topic, task_id, run_id, data)
     SELECT coalesce(%(now)s, now()), 'run.queued', task_id, id,
-           jsonb_build_object('status', 'queued', 'trigger', trigger, 'run_at', run_at,
+           jsonb_build_object('trigger', trigger, 'run_at', run_at,
                               'scheduled_for', scheduled_for)
       FROM made
 )
@@ -38,7 +38,7 @@ WITH come AS (
 ), noted AS (
     INSERT INTO event (occurred_at, topic, task_id, run_id, data)
     SELECT coalesce(%(now)s, now()), 'run.queued', task_id, id,
-           jsonb_build_object('status', 'queued', 'reason', 'wait_over',
+           jsonb_build_object('reason', 'wait_over',
                               'scheduled_for', scheduled_for)
       FROM come WHERE wait IS NOT NULL
 )
@@ -62,14 +62,14 @@ UPDATE due_work
    SET state = 'leased', locked_by = %(worker_id)s,
        locked_until = coalesce(%(now)s, now()) + %(lease_for)s,
        lease_token = lease_token + 1, attempt = attempt + 1,
-       started_at = coalesce(started_at, %(now)s, now())
+       started_at = CASE WHEN crashes = 0 THEN coalesce(%(now)s, now()) END
  WHERE ctid = ANY(ARRAY(
        SELECT ctid FROM due_work
         WHERE state = 'ready' AND concurrency_key IS NULL
         ORDER BY sort_key, id LIMIT %(limit)s
           FOR UPDATE SKIP LOCKED))
 RETURNING sort_key, id, lease_token, task_id, task_version, attempt, run_at, scheduled_for,
-          trigger, payload, resumed;
+          trigger, payload, resumed, crashes;
 
 -- name: lease_keyed
 -- Take the most urgent work, of a concurrency key at most what is free of it. The caller holds
@@ -112,12 +112,20 @@ UPDATE due_work
    SET state = 'leased', locked_by = %(worker_id)s,
        locked_until = coalesce(%(now)s, now()) + %(lease_for)s,
        lease_token = lease_token + 1, attempt = attempt + 1,
-       started_at = coalesce(started_at, %(now)s, now())
+       started_at = CASE WHEN crashes = 0 THEN coalesce(%(now)s, now()) END
  WHERE ctid = ANY(ARRAY(
        SELECT place FROM (SELECT * FROM admitted UNION ALL SELECT * FROM free) AS candidate
         ORDER BY sort_key, id LIMIT %(limit)s))
 RETURNING sort_key, id, lease_token, task_id, task_version, attempt, run_at, scheduled_for,
-          trigger, payload, resumed;
+          trigger, payload, resumed, crashes;
+
+-- name: mark_started
+-- Note that suspects start, so that only they are blamed if their worker dies.
+UPDATE due_work AS w
+   SET started_at = now()
+  FROM unnest(%(ids)s::uuid[], %(tokens)s::integer[]) AS held (id, token)
+ WHERE w.id = held.id AND w.lease_token = held.token AND w.locked_by = %(worker_id)s
+RETURNING w.id;
 
 -- name: renew
 -- Extend the leases that are still this worker's, and tell which runs shall stop.
@@ -140,7 +148,7 @@ WITH back AS (
 ), noted AS (
     INSERT INTO event (occurred_at, topic, task_id, run_id, data)
     SELECT coalesce(%(now)s, now()), 'run.queued', task_id, id,
-           jsonb_build_object('status', 'queued', 'reason', 'released',
+           jsonb_build_object('reason', 'released',
                               'scheduled_for', scheduled_for)
       FROM back WHERE started
 )
@@ -148,28 +156,28 @@ SELECT id, cancel_requested FROM back;
 
 -- name: settle
 -- End runs that are still ours: out of the queue, into the history, with steps and events.
-WITH given AS (
-    SELECT * FROM unnest(
-        %(ids)s::uuid[], %(tokens)s::integer[], %(statuses)s::text[], %(announced)s::boolean[],
-        %(started_ats)s::timestamptz[], %(finished_ats)s::timestamptz[],
-        %(outputs)s::text[], %(errors)s::text[])
-        AS given (id, token, status, announced, started_at, finished_at, output, error)
-), ended AS (
+-- What has no checkpoint yet can not conflict with one, and is inserted without asking.
+WITH ended AS (
     DELETE FROM due_work AS w
-     USING given
+     USING unnest(
+           %(ids)s::uuid[], %(tokens)s::integer[], %(announce)s::boolean[],
+           %(statuses)s::text[], %(started_ats)s::float8[], %(finished_ats)s::float8[],
+           %(outputs)s::text[], %(errors)s::text[], %(steps)s::text[])
+           AS given (id, token, announce, status, started_at, finished_at, output, error, steps)
      WHERE w.id = given.id AND w.lease_token = given.token AND w.locked_by = %(worker_id)s
     RETURNING w.id, w.task_id, w.task_version, w.scheduled_for, w.run_at, w.trigger, w.attempt,
-              w.lease_token, w.payload, given.announced, given.status, given.started_at,
-              given.finished_at, given.output::jsonb, given.error::jsonb
+              w.lease_token, w.payload, given.status, given.announce,
+              given.announce AND NOT w.resumed AS fresh,
+              to_timestamp(given.started_at) AS started_at,
+              to_timestamp(given.finished_at) AS finished_at,
+              given.output::jsonb, given.error::jsonb, given.steps::jsonb
 ), steps AS (
-    SELECT step.*
-      FROM unnest(
-           %(step_runs)s::uuid[], %(step_ids)s::text[], %(step_items)s::integer[],
-           %(step_statuses)s::text[], %(step_attempts)s::integer[], %(step_uses)s::text[],
-           %(step_started_ats)s::timestamptz[], %(step_finished_ats)s::timestamptz[],
-           %(step_outputs)s::text[], %(step_errors)s::text[])
-           AS step (run_id, step_id, item, status, attempt, uses, started_at, finished_at,
-                    output, error)
+    SELECT run.id AS run_id, run.task_id, run.fresh, one ->> 0 AS step_id,
+           (one -> 1)::integer AS item, one ->> 2 AS status, (one -> 3)::integer AS attempt,
+           one ->> 4 AS uses, to_timestamp((one ->> 5)::float8) AS started_at,
+           to_timestamp((one ->> 6)::float8) AS finished_at,
+           nullif(one -> 7, 'null') AS output, nullif(one -> 8, 'null') AS error
+      FROM ended AS run CROSS JOIN LATERAL jsonb_array_elements(run.steps) AS one
 ), recorded AS (
     INSERT INTO task_run (id, task_id, task_version, scheduled_for, run_at, started_at,
                           finished_at, status, trigger, attempt, lease_token, worker_id, payload,
@@ -177,12 +185,16 @@ WITH given AS (
     SELECT id, task_id, task_version, scheduled_for, run_at, started_at, finished_at, status,
            trigger, attempt, lease_token, %(worker_id)s, payload, output, error
       FROM ended
+), first_checkpointed AS (
+    INSERT INTO step_run (run_id, step_id, item, status, attempt, uses, started_at, finished_at,
+                          output, error)
+    SELECT run_id, step_id, item, status, attempt, uses, started_at, finished_at, output, error
+      FROM steps WHERE fresh
 ), checkpointed AS (
     INSERT INTO step_run (run_id, step_id, item, status, attempt, uses, started_at, finished_at,
                           output, error)
-    SELECT run_id, step_id, item, steps.status, steps.attempt, uses, steps.started_at,
-           steps.finished_at, steps.output::jsonb, steps.error::jsonb
-      FROM steps JOIN ended ON ended.id = steps.run_id
+    SELECT run_id, step_id, item, status, attempt, uses, started_at, finished_at, output, error
+      FROM steps WHERE NOT fresh
     ON CONFLICT (run_id, step_id, item) DO UPDATE
        SET status = excluded.status, attempt = excluded.attempt, uses = excluded.uses,
            started_at = excluded.started_at, finished_at = excluded.finished_at,
@@ -190,31 +202,30 @@ WITH given AS (
 ), noted AS (
     INSERT INTO event (topic, task_id, run_id, data)
     SELECT 'run.started', task_id, id,
-           jsonb_build_object('status', 'running', 'attempt', attempt,
-                              'scheduled_for', scheduled_for)
-      FROM ended WHERE announced
+           jsonb_build_object('attempt', attempt, 'scheduled_for', scheduled_for)
+      FROM ended WHERE announce
     UNION ALL
-    SELECT 'step.' || steps.status, task_id, id,
-           jsonb_build_object('status', steps.status, 'step_id', step_id, 'item', item,
-                              'attempt', steps.attempt, 'error', steps.error::jsonb)
-      FROM steps JOIN ended ON ended.id = steps.run_id
-     WHERE steps.status IN ('succeeded', 'failed', 'skipped')
+    SELECT 'step.' || status, task_id, run_id,
+           CASE WHEN error IS NULL
+                THEN jsonb_build_object('step_id', step_id, 'item', nullif(item, -1), 'attempt', attempt)
+                ELSE jsonb_build_object('step_id', step_id, 'item', nullif(item, -1), 'attempt', attempt,
+                                        'error', error) END
+      FROM steps
+     WHERE status IN ('succeeded', 'failed', 'skipped')
     UNION ALL
     SELECT 'run.' || status, task_id, id,
-           jsonb_build_object('status', status, 'attempt', attempt,
-                              'scheduled_for', scheduled_for, 'error', error)
+           CASE WHEN error IS NULL
+                THEN jsonb_build_object('status', status, 'attempt', attempt,
+                                        'scheduled_for', scheduled_for)
+                ELSE jsonb_build_object('status', status, 'attempt', attempt,
+                                        'scheduled_for', scheduled_for, 'error', error) END
       FROM ended
 )
 SELECT id FROM ended;
 
 -- name: park
 -- Put runs that are still ours back: to be tried again at run_at, or waiting.
-WITH given AS (
-    SELECT * FROM unnest(
-        %(ids)s::uuid[], %(tokens)s::integer[], %(announced)s::boolean[],
-        %(run_ats)s::timestamptz[], %(waits)s::text[], %(errors)s::text[])
-        AS given (id, token, announced, run_at, wait, error)
-), parked AS (
+WITH parked AS (
     UPDATE due_work AS w
        SET state = CASE WHEN given.wait IS NULL THEN 'scheduled' ELSE 'waiting' END,
            run_at = given.run_at,
@@ -222,25 +233,24 @@ WITH given AS (
            locked_by = NULL, locked_until = NULL, resumed = true,
            attempt = w.attempt - (given.wait IS NOT NULL)::integer,
            wait = given.wait::jsonb, error = given.error::jsonb
-      FROM given
+      FROM unnest(
+           %(ids)s::uuid[], %(tokens)s::integer[], %(announce)s::boolean[],
+           %(run_ats)s::timestamptz[], %(waits)s::text[], %(errors)s::text[], %(steps)s::text[])
+           AS given (id, token, announce, run_at, wait, error, steps)
      WHERE w.id = given.id AND w.lease_token = given.token AND w.locked_by = %(worker_id)s
     RETURNING w.id, w.task_id, w.scheduled_for, w.attempt, w.run_at, w.wait, w.error,
-              w.cancel_requested, given.announced
+              w.cancel_requested, given.announce, false AS fresh, given.steps::jsonb
 ), steps AS (
-    SELECT step.*, parked.task_id
-      FROM unnest(
-           %(step_runs)s::uuid[], %(step_ids)s::text[], %(step_items)s::integer[],
-           %(step_statuses)s::text[], %(step_attempts)s::integer[], %(step_uses)s::text[],
-           %(step_started_ats)s::timestamptz[], %(step_finished_ats)s::timestamptz[],
-           %(step_outputs)s::text[], %(step_errors)s::text[])
-           AS step (run_id, step_id, item, status, attempt, uses, started_at, finished_at,
-                    output, error)
-      JOIN parked ON parked.id = step.run_id
+    SELECT run.id AS run_id, run.task_id, run.fresh, one ->> 0 AS step_id,
+           (one -> 1)::integer AS item, one ->> 2 AS status, (one -> 3)::integer AS attempt,
+           one ->> 4 AS uses, to_timestamp((one ->> 5)::float8) AS started_at,
+           to_timestamp((one ->> 6)::float8) AS finished_at,
+           nullif(one -> 7, 'null') AS output, nullif(one -> 8, 'null') AS error
+      FROM parked AS run CROSS JOIN LATERAL jsonb_array_elements(run.steps) AS one
 ), checkpointed AS (
     INSERT INTO step_run (run_id, step_id, item, status, attempt, uses, started_at, finished_at,
                           output, error)
-    SELECT run_id, step_id, item, status, attempt, uses, started_at, finished_at,
-           output::jsonb, error::jsonb
+    SELECT run_id, step_id, item, status, attempt, uses, started_at, finished_at, output, error
       FROM steps
     ON CONFLICT (run_id, step_id, item) DO UPDATE
        SET status = excluded.status, attempt = excluded.attempt, uses = excluded.uses,
@@ -249,13 +259,14 @@ WITH given AS (
 ), noted AS (
     INSERT INTO event (topic, task_id, run_id, data)
     SELECT 'run.started', task_id, id,
-           jsonb_build_object('status', 'running', 'attempt', attempt,
-                              'scheduled_for', scheduled_for)
-      FROM parked WHERE announced
+           jsonb_build_object('attempt', attempt, 'scheduled_for', scheduled_for)
+      FROM parked WHERE announce
     UNION ALL
     SELECT 'step.' || status, task_id, run_id,
-           jsonb_build_object('status', status, 'step_id', step_id, 'item', item,
-                              'attempt', attempt, 'error', error::jsonb)
+           CASE WHEN error IS NULL
+                THEN jsonb_build_object('step_id', step_id, 'item', nullif(item, -1), 'attempt', attempt)
+                ELSE jsonb_build_object('step_id', step_id, 'item', nullif(item, -1), 'attempt', attempt,
+                                        'error', error) END
       FROM steps
      WHERE status IN ('succeeded', 'failed', 'skipped')
     UNION ALL
@@ -271,27 +282,24 @@ SELECT id, cancel_requested FROM parked;
 -- Keep steps of runs that are still ours, and tell which runs those are. The row is locked so
 -- that nobody can take the run between the check and the commit.
 WITH held AS (
-    SELECT w.id, w.task_id, w.scheduled_for, w.attempt, given.announced
+    SELECT w.id, w.task_id, w.scheduled_for, w.attempt, given.announce, false AS fresh,
+           given.steps::jsonb
       FROM due_work AS w
-      JOIN unnest(%(ids)s::uuid[], %(tokens)s::integer[], %(announced)s::boolean[])
-           AS given (id, token, announced) USING (id)
+      JOIN unnest(%(ids)s::uuid[], %(tokens)s::integer[], %(announce)s::boolean[],
+                  %(steps)s::text[]) AS given (id, token, announce, steps) USING (id)
      WHERE w.lease_token = given.token AND w.locked_by = %(worker_id)s
        FOR NO KEY UPDATE OF w
 ), steps AS (
-    SELECT step.*, held.task_id
-      FROM unnest(
-           %(step_runs)s::uuid[], %(step_ids)s::text[], %(step_items)s::integer[],
-           %(step_statuses)s::text[], %(step_attempts)s::integer[], %(step_uses)s::text[],
-           %(step_started_ats)s::timestamptz[], %(step_finished_ats)s::timestamptz[],
-           %(step_outputs)s::text[], %(step_errors)s::text[])
-           AS step (run_id, step_id, item, status, attempt, uses, started_at, finished_at,
-                    output, error)
-      JOIN held ON held.id = step.run_id
+    SELECT run.id AS run_id, run.task_id, run.fresh, one ->> 0 AS step_id,
+           (one -> 1)::integer AS item, one ->> 2 AS status, (one -> 3)::integer AS attempt,
+           one ->> 4 AS uses, to_timestamp((one ->> 5)::float8) AS started_at,
+           to_timestamp((one ->> 6)::float8) AS finished_at,
+           nullif(one -> 7, 'null') AS output, nullif(one -> 8, 'null') AS error
+      FROM held AS run CROSS JOIN LATERAL jsonb_array_elements(run.steps) AS one
 ), checkpointed AS (
     INSERT INTO step_run (run_id, step_id, item, status, attempt, uses, started_at, finished_at,
                           output, error)
-    SELECT run_id, step_id, item, status, attempt, uses, started_at, finished_at,
-           output::jsonb, error::jsonb
+    SELECT run_id, step_id, item, status, attempt, uses, started_at, finished_at, output, error
       FROM steps
     ON CONFLICT (run_id, step_id, item) DO UPDATE
        SET status = excluded.status, attempt = excluded.attempt, uses = excluded.uses,
@@ -300,13 +308,14 @@ WITH held AS (
 ), noted AS (
     INSERT INTO event (topic, task_id, run_id, data)
     SELECT 'run.started', task_id, id,
-           jsonb_build_object('status', 'running', 'attempt', attempt,
-                              'scheduled_for', scheduled_for)
-      FROM held WHERE announced
+           jsonb_build_object('attempt', attempt, 'scheduled_for', scheduled_for)
+      FROM held WHERE announce
     UNION ALL
     SELECT 'step.' || status, task_id, run_id,
-           jsonb_build_object('status', status, 'step_id', step_id, 'item', item,
-                              'attempt', attempt, 'error', error::jsonb)
+           CASE WHEN error IS NULL
+                THEN jsonb_build_object('step_id', step_id, 'item', nullif(item, -1), 'attempt', attempt)
+                ELSE jsonb_build_object('step_id', step_id, 'item', nullif(item, -1), 'attempt', attempt,
+                                        'error', error) END
       FROM steps
      WHERE status IN ('succeeded', 'failed', 'skipped')
 )
@@ -336,31 +345,32 @@ SELECT r.id
 
 -- name: expire
 -- Take runs from holders that stopped renewing: queue them again, or bury what was asked to
--- stop and what has taken too many workers with it.
+-- stop and what has taken too many workers with it. A first crash is blamed on all that the
+-- worker held; from then on a run is a suspect, and blamed only when it had started.
 WITH gone AS (
-    SELECT id, crashes + 1 >= %(max_crashes)s AS poison, cancel_requested
+    SELECT id, crashes + (started_at IS NOT NULL)::integer AS blame, cancel_requested
       FROM due_work
      WHERE state = 'leased' AND locked_until < coalesce(%(now)s, now())
      ORDER BY locked_until LIMIT %(limit)s
        FOR UPDATE SKIP LOCKED
 ), again AS (
     UPDATE due_work AS w
-       SET state = 'ready', locked_by = NULL, locked_until = NULL, crashes = crashes + 1,
+       SET state = 'ready', locked_by = NULL, locked_until = NULL, crashes = gone.blame,
            resumed = true
       FROM gone
-     WHERE w.id = gone.id AND NOT gone.poison AND NOT gone.cancel_requested
+     WHERE w.id = gone.id AND gone.blame < %(max_crashes)s AND NOT gone.cancel_requested
     RETURNING w.id, w.task_id, w.scheduled_for, w.attempt, w.crashes
 ), buried AS (
     DELETE FROM due_work AS w
      USING gone
-     WHERE w.id = gone.id AND (gone.poison OR gone.cancel_requested)
+     WHERE w.id = gone.id AND (gone.blame >= %(max_crashes)s OR gone.cancel_requested)
     RETURNING w.*, CASE WHEN gone.cancel_requested THEN 'canceled' ELSE 'dead' END AS status,
               CASE WHEN gone.cancel_requested
                    THEN jsonb_build_object('code', 'canceled',
                         'message', 'canceled on request; its worker had stopped renewing')
                    ELSE jsonb_build_object('code', 'poison', 'message', format(
                         'the run ended without a result %%s times: its workers died or froze',
-                        w.crashes + 1)) END AS reason
+                        gone.blame)) END AS reason
 ), recorded AS (
     INSERT INTO task_run (id, task_id, task_version, scheduled_for, run_at, started_at,
                           finished_at, status, trigger, attempt, lease_token, worker_id, payload,
@@ -372,7 +382,7 @@ WITH gone AS (
 ), noted AS (
     INSERT INTO event (occurred_at, topic, task_id, run_id, data)
     SELECT coalesce(%(now)s, now()), 'run.retrying', task_id, id,
-           jsonb_build_object('status', 'queued', 'reason', 'lease_expired', 'attempt', attempt,
+           jsonb_build_object('reason', 'lease_expired', 'attempt', attempt,
                               'crashes', crashes, 'scheduled_for', scheduled_for)
       FROM again
     UNION ALL
@@ -439,7 +449,7 @@ WITH old AS (
 ), noted AS (
     INSERT INTO event (occurred_at, topic, task_id, run_id, data)
     SELECT coalesce(%(now)s, now()), 'run.queued', task_id, id,
-           jsonb_build_object('status', 'queued', 'reason', 'redriven',
+           jsonb_build_object('reason', 'redriven',
                               'scheduled_for', scheduled_for)
       FROM made
 )
