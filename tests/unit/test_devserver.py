@@ -15,8 +15,8 @@ import pytest
 from ordinaut.clock import SystemClock
 from ordinaut.devserver import reaper, state
 from ordinaut.devserver.binaries import Identity, reachable
-from ordinaut.devserver.dev import claim_port, reachable_host
 from ordinaut.devserver.files import private_token, write_private
+from ordinaut.devserver.ports import claim_port, reachable_host
 from ordinaut.devserver.samples import definitions
 from ordinaut.devserver.state import DevState, Pids
 from ordinaut.devserver.supervisor import Supervised

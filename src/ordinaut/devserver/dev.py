@@ -13,7 +13,6 @@ import contextlib
 import os
 import select
 import signal
-import socket
 import sys
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, replace
@@ -25,18 +24,19 @@ from ordinaut.clock import Clock, SystemClock
 from ordinaut.config import Settings, environment, load_settings
 from ordinaut.devserver import samples
 from ordinaut.devserver.files import private_token, write_private
+from ordinaut.devserver.ports import claim_port, reachable_host
 from ordinaut.devserver.postgres import EmbeddedPostgres
 from ordinaut.devserver.state import DevState, Pids, hold
 from ordinaut.devserver.supervisor import Supervised, stop_signals, watching
 from ordinaut.devserver.valkey import EmbeddedValkey
-from ordinaut.errors import Conflict, Unavailable
+from ordinaut.errors import Unavailable
 from ordinaut.store import agents, migrate
 from ordinaut.store.database import Database
 
 AGENT = "dev"  # the name of the first agent
 READY_TIMEOUT = 90.0  # seconds until the API must be ready
 ENDS_BEFORE_READY = 3  # a process that ends so often while starting has a fault
-LONGEST_LINE = 1000  # characters on the console
+LONGEST_LINE = 1000  # characters on the console, of at most four bytes each
 STOP_MARGIN = 5.0  # seconds beyond the drain until a process is killed
 # What suits a developer's machine; the environment wins.
 DEFAULTS = {
@@ -63,11 +63,11 @@ class Options:
 def say(line: str) -> None:
     """Show a line, unless nobody reads: a full or closed pipe must not stop the show.
 
-    A pipe that is ready takes PIPE_BUF bytes without blocking; the log files have all of it.
+    A pipe that is ready takes 4096 bytes without blocking; the log files have all of it.
     """
     with contextlib.suppress(BrokenPipeError):
         if select.select([], [sys.stdout], [], 0)[1]:
-            os.write(sys.stdout.fileno(), f"{line[:LONGEST_LINE]}\n".encode()[: select.PIPE_BUF])
+            os.write(sys.stdout.fileno(), f"{line[:LONGEST_LINE]}\n".encode())
 
 
 class Dev:
@@ -256,26 +256,6 @@ async def is_ready(client: httpx2.AsyncClient) -> bool:
         return (await client.get("/health/ready")).status_code == 200
     except httpx2.TransportError:
         return False
-
-
-def reachable_host(host: str) -> str:
-    """Return how a URL on this machine names the address that a server listens on."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"[{host}]" if ":" in host else host
-
-
-def claim_port(host: str, port: int) -> int:
-    """Return ``port``, or a free one for 0; raises :class:`Conflict` when it is taken."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise Conflict(
-                f"can not listen on {host} port {port}: {error.strerror}; "
-                "stop the program that does, or choose another --port"
-            ) from None
-        return int(probe.getsockname()[1])
 
 
 def run(options: Options) -> None:

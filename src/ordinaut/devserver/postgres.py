@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psycopg
 
-from ordinaut.devserver import process
 from ordinaut.devserver.binaries import Programs, drop_to, find_install, reachable
+from ordinaut.devserver.ports import LOOPBACK
 from ordinaut.devserver.server import EmbeddedServer
 from ordinaut.errors import Conflict, Unavailable
 
@@ -23,7 +23,7 @@ DEFAULT_MAJOR = 16
 START_TIMEOUT = 120.0  # seconds; recovery after a crash replays the log first
 BUSY_TIMEOUT = 15.0  # seconds; what a killed server leaves needs a moment to go away
 SETTINGS = {
-    "listen_addresses": process.LOOPBACK,
+    "listen_addresses": LOOPBACK,
     "unix_socket_directories": "",
     "max_connections": "200",
     "timezone": "UTC",
@@ -59,7 +59,7 @@ class EmbeddedPostgres(EmbeddedServer):
 
     def url_of(self, database: str) -> str:
         """Return the address of another database of this server."""
-        return f"postgresql://{NAME}:{self.password}@{process.LOOPBACK}:{self.port}/{database}"
+        return f"postgresql://{NAME}:{self.password}@{LOOPBACK}:{self.port}/{database}"
 
     def _start(self) -> None:
         identity = drop_to(self.directory)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +12,6 @@ from pathlib import Path
 import psutil
 
 from ordinaut.devserver import reaper
-
-LOOPBACK = "127.0.0.1"
 
 
 @functools.cache
@@ -64,10 +61,3 @@ def stop_orphan(orphan: psutil.Process, *, stop_signal: int, timeout: float) -> 
             orphan.wait(timeout)
         except psutil.TimeoutExpired:
             orphan.kill()
-
-
-def free_port() -> int:
-    """Return a TCP port of the loopback address that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])

@@ -12,6 +12,7 @@ import psutil
 
 from ordinaut.devserver import process
 from ordinaut.devserver.files import private_token
+from ordinaut.devserver.ports import free_port
 
 
 class EmbeddedServer(ABC):
@@ -61,7 +62,7 @@ class EmbeddedServer(ABC):
         self.kill()
         self.directory.parent.mkdir(parents=True, exist_ok=True)
         self._end_orphan()
-        self.port = self.port or process.free_port()
+        self.port = self.port or free_port()
         self._start()
 
     def stop(self) -> None:

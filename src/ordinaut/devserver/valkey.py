@@ -12,7 +12,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from ordinaut.devserver import process
+from ordinaut.devserver.ports import LOOPBACK
 from ordinaut.devserver.server import EmbeddedServer
 from ordinaut.errors import Unavailable
 
@@ -30,7 +30,7 @@ class EmbeddedValkey(EmbeddedServer):
     @property
     def url(self) -> str:
         """The address of database 0, with the password."""
-        return f"redis://:{self.password}@{process.LOOPBACK}:{self.port}/0"
+        return f"redis://:{self.password}@{LOOPBACK}:{self.port}/0"
 
     def _start(self) -> None:
         self.directory.mkdir(mode=0o700, exist_ok=True)
@@ -52,7 +52,7 @@ class EmbeddedValkey(EmbeddedServer):
 
     def _configuration(self) -> str:
         settings = {
-            "bind": process.LOOPBACK,
+            "bind": LOOPBACK,
             "port": self.port,
             "dir": f'"{self.directory}"',
             "requirepass": self.password,
@@ -73,7 +73,7 @@ class EmbeddedValkey(EmbeddedServer):
     def _answers(self) -> bool:
         """Tell whether the server serves; it listens already while it reads its file."""
         try:
-            with socket.create_connection((process.LOOPBACK, self.port), timeout=5) as connection:
+            with socket.create_connection((LOOPBACK, self.port), timeout=5) as connection:
                 connection.sendall(f"AUTH {self.password}\r\nPING\r\nQUIT\r\n".encode())
                 return b"+PONG" in connection.makefile("rb").read()
         except OSError:
