@@ -1,0 +1,378 @@
+"""RFC 5545 recurrence sets: text to a value, a value to a timer.
+
+The set is every RRULE and RDATE, without what EXRULE and EXDATE name. Where the RFC leaves room:
+
+- DTSTART counts as an occurrence when it matches a rule, and when there is no rule at all.
+- A bare rule (no DTSTART) starts at ``starts_at``, or strictly after the task's creation. Parts
+  it leaves out come from ``starts_at``; without one the day comes from the creation and the time
+  is the start of the period: 00:00:00 for DAILY and coarser, the full hour for HOURLY …
+- UNTIL as a date includes that whole day. EXDATE as a date removes that whole day.
+- DAILY and coarser follow the clock on the wall; HOURLY and finer count elapsed time.
+"""
+
+from __future__ import annotations
+
+import heapq
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import lru_cache
+
+from ordinaut.engine.days import DayPattern, DayTimes, Freq
+from ordinaut.engine.localtime import (
+    DAY,
+    HOUR,
+    MINUTE,
+    Zone,
+    shown,
+    to_instant,
+    to_utc,
+    utc,
+    zone,
+)
+from ordinaut.engine.rrule_parts import Rule, Stamp, parse_rule, parse_stamp, refused
+from ordinaut.engine.timers import (
+    DayRule,
+    ElapsedTimer,
+    Hit,
+    Timer,
+    WallFilter,
+    WallList,
+    WallTimer,
+    distinct,
+)
+from ordinaut.model import DstFold, DstGap
+
+# Counting through a filtered rule of HOURLY or finer takes a step for each occurrence.
+MAX_FILTERED_COUNT = 20_000
+MAX_DATES = 5_000
+MAX_RULES = 32
+
+_NAMES = "DTSTART|RRULE|EXRULE|RDATE|EXDATE"
+_FOLD = re.compile(rf"\r?\n[ \t](?!\s*(?:{_NAMES})[:;])", re.IGNORECASE)
+_BREAK = re.compile(rf"[\r\n]+|\s+(?=(?:{_NAMES})[:;])", re.IGNORECASE)
+_LINE = re.compile(rf"({_NAMES})((?:;[^:;]+)*):(.*)", re.IGNORECASE | re.DOTALL)
+_UNITS = {Freq.HOURLY: HOUR, Freq.MINUTELY: MINUTE, Freq.SECONDLY: 1}
+_MAX_EXCLUDED = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Recurrence:
+    """A recurrence set as it was written."""
+
+    start: Stamp | None = None
+    rules: tuple[Rule, ...] = ()
+    without: tuple[Rule, ...] = ()
+    extra: tuple[Stamp, ...] = ()
+    removed: tuple[Stamp, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where the rules of a set begin: an instant, what the wall shows then, and the first allowed.
+
+    ``bare`` marks a task's creation, whose time of day means nothing.
+    """
+
+    zone: Zone
+    at: int
+    wall: int
+    first_at: int
+    first_wall: int
+    bare: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Dst:
+    """What happens to wall times in a gap and in a fold."""
+
+    gap: DstGap = "shift"
+    fold: DstFold = "first"
+
+
+@lru_cache(maxsize=4_096)
+def parse(text: str) -> Recurrence:
+    """Read content lines, or one bare ``FREQ=…``; raise InvalidSchedule naming what is wrong."""
+    found = parse_lines(filter(None, map(str.strip, _BREAK.split(_FOLD.sub("", text)))))
+    if not (found.rules or found.extra):
+        raise refused("there is no RRULE or RDATE; write FREQ=…, or use the kind once")
+    if len(found.rules) + len(found.without) > MAX_RULES:
+        raise refused(f"more than {MAX_RULES} rules in one expression; make several tasks")
+    if len(found.extra) + len(found.removed) > MAX_DATES:
+        raise refused(f"more than {MAX_DATES} dates in one expression; use a calendar")
+    return found
+
+
+def parse_lines(lines: Iterable[str]) -> Recurrence:
+    """Read unfolded content lines, whatever they amount to."""
+    found = Recurrence()
+    for line in lines:
+        found = _with_line(found, line)
+    return found
+
+
+def floating(found: Recurrence) -> Recurrence:
+    """Return the set with all its times as they are shown, without their zones."""
+
+    def shown_only(stamps: tuple[Stamp, ...]) -> tuple[Stamp, ...]:
+        return tuple(replace(stamp, utc=False, zone=None) for stamp in stamps)
+
+    return replace(
+        found,
+        start=found.start and replace(found.start, utc=False, zone=None),
+        extra=shown_only(found.extra),
+        removed=shown_only(found.removed),
+    )
+
+
+def timer(
+    found: Recurrence,
+    local: Zone,
+    *,
+    starts_at: datetime | None,
+    anchor: datetime,
+    dst: Dst,
+) -> Timer:
+    """Return the timer of a recurrence set; ``local`` is the zone of times without one."""
+    start = _start(found, local, starts_at, anchor)
+    extra = found.extra if found.rules or found.start is None else (*found.extra, found.start)
+    including = [_rule_timer(rule, start, dst) for rule in found.rules]
+    including += _list_timers(extra, start.zone, dst)
+    excluding = [_rule_timer(rule, start, dst) for rule in found.without]
+    if len(including) == 1 and not excluding and not found.removed:
+        return including[0]
+    return _Set(including, excluding, _removed(found.removed, start.zone), start.zone)
+
+
+def _with_line(found: Recurrence, line: str) -> Recurrence:
+    match = _LINE.fullmatch(line)
+    if match is None:
+        if "=" in line and ":" not in line.split("=")[0]:
+            return replace(found, rules=(*found.rules, parse_rule(line)))
+        known = _NAMES.replace("|", ", ")
+        raise refused(f"{shown(line)} is neither a rule (FREQ=…) nor one of {known}")
+    name, parameters, value = match[1].upper(), match[2], match[3]
+    if name in ("RRULE", "EXRULE"):
+        rule = parse_rule(value)
+        if name == "RRULE":
+            return replace(found, rules=(*found.rules, rule))
+        return replace(found, without=(*found.without, rule))
+    stamps = _stamps(name, parameters, value)
+    if name == "RDATE":
+        return replace(found, extra=found.extra + stamps)
+    if name == "EXDATE":
+        return replace(found, removed=found.removed + stamps)
+    if found.start is not None or len(stamps) != 1:
+        raise refused("DTSTART is given twice; one expression has one start")
+    return replace(found, start=stamps[0])
+
+
+def _stamps(name: str, parameters: str, value: str) -> tuple[Stamp, ...]:
+    given = dict(_parameter(name, word) for word in parameters.split(";")[1:])
+    if given.get("VALUE", "DATE-TIME").upper() not in ("DATE", "DATE-TIME"):
+        raise refused(f"{name}: VALUE={given['VALUE']} is not supported, only DATE and DATE-TIME")
+    found = tuple(parse_stamp(word, name) for word in value.split(","))
+    tzid = given.get("TZID")
+    if tzid is None:
+        return found
+    zone(tzid, path="schedule_expr")
+    if any(stamp.utc for stamp in found):
+        raise refused(f"{name}: a time ends in Z or has a TZID, not both")
+    return tuple(replace(stamp, zone=tzid) for stamp in found)
+
+
+def _parameter(name: str, word: str) -> tuple[str, str]:
+    key, _, value = word.partition("=")
+    if key.upper() not in ("TZID", "VALUE") and not key.upper().startswith("X-"):
+        raise refused(f"{name}: {shown(key)} is not a parameter; known are TZID and VALUE")
+    return key.strip().upper(), value.strip().strip('"')
+
+
+def _start(found: Recurrence, local: Zone, starts_at: datetime | None, anchor: datetime) -> Start:
+    if found.start is not None:
+        where = _zone_of(found.start, local)
+        at = where.resolve(found.start.wall)
+        return Start(where, at, found.start.wall, at, found.start.wall)
+    moment = starts_at or anchor
+    at = to_instant(moment)
+    first = at + 1 if starts_at is None or moment.microsecond else at
+    wall = at + local.offset(at)
+    return Start(local, at, wall, first, first + local.offset(first), bare=starts_at is None)
+
+
+def _zone_of(stamp: Stamp, local: Zone) -> Zone:
+    if stamp.utc:
+        return utc()
+    return zone(stamp.zone, path="schedule_expr") if stamp.zone else local
+
+
+def _rule_timer(rule: Rule, start: Start, dst: Dst) -> Timer:
+    if rule.freq in _UNITS:
+        return _elapsed(rule, start)
+    shown_at_start = _defaults(rule, start)
+    pattern = DayPattern(
+        freq=rule.freq,
+        interval=rule.interval,
+        week_start=rule.week_start,
+        months=frozenset(rule.months),
+        month_days=frozenset(rule.month_days),
+        year_days=frozenset(rule.year_days),
+        week_numbers=frozenset(rule.week_numbers),
+        weekdays=frozenset(rule.weekdays),
+        times=DayTimes(
+            rule.hours or (shown_at_start.hour,),
+            rule.minutes or (shown_at_start.minute,),
+            rule.seconds or (shown_at_start.second,),
+        ),
+        positions=rule.positions,
+    )
+    walls = DayRule(
+        _with_days(pattern, shown_at_start), start.first_wall, anchor=start.wall, count=rule.count
+    )
+    at, wall = _until(rule)
+    return WallTimer(walls.until(wall), start.zone, gap=dst.gap, fold=dst.fold).until(at)
+
+
+def _defaults(rule: Rule, start: Start) -> datetime:
+    """Return the wall clock that parts which the rule leaves out are taken from."""
+    wall = start.wall
+    if start.bare:
+        wall -= wall % _UNITS.get(rule.freq, DAY)
+    return to_utc(wall)
+
+
+def _with_days(pattern: DayPattern, start: datetime) -> DayPattern:
+    if pattern.month_days or pattern.weekdays or pattern.year_days or pattern.week_numbers:
+        return pattern
+    if pattern.freq == Freq.WEEKLY:
+        return replace(pattern, weekdays=frozenset({(0, start.weekday())}))
+    if pattern.freq == Freq.DAILY:
+        return pattern
+    if pattern.freq == Freq.YEARLY and not pattern.months:
+        pattern = replace(pattern, months=frozenset({start.month}))
+    return replace(pattern, month_days=frozenset({start.day}))
+
+
+def _elapsed(rule: Rule, start: Start) -> ElapsedTimer:
+    unit = _UNITS[rule.freq]
+    inside = _inside(rule, _defaults(rule, start))
+    aligned = bool(rule.minutes if rule.freq == Freq.HOURLY else rule.seconds) and unit > 1
+    if not inside:
+        raise refused("this rule can never fire: BYSETPOS points outside its set")
+    timer = ElapsedTimer(
+        start.zone,
+        origin=start.at - start.wall % unit,
+        first=start.first_at,
+        unit=unit,
+        step=rule.interval,
+        inside=inside,
+        aligned=aligned,
+        filters=_filters(rule),
+    )
+    at, wall = _until(rule)
+    if wall is not None:
+        at = max([*start.zone.instants(wall), start.zone.resolve(wall)])
+    if rule.count is not None:
+        if rule.count > MAX_FILTERED_COUNT and not timer.countable:
+            raise refused(
+                f"COUNT goes up to {MAX_FILTERED_COUNT} with BY parts and FREQ={rule.freq.name}; "
+                "use UNTIL"
+            )
+        at = timer.nth(rule.count)
+    return timer.until(at)
+
+
+def _inside(rule: Rule, shown_at_start: datetime) -> tuple[int, ...]:
+    """Return where in its hour, minute or second the rule fires, after BYSETPOS."""
+    minutes = rule.minutes or (shown_at_start.minute,) if rule.freq == Freq.HOURLY else (0,)
+    seconds = rule.seconds or (shown_at_start.second,) if rule.freq != Freq.SECONDLY else (0,)
+    full = DayTimes((0,), minutes, seconds)
+    if not rule.positions:
+        return tuple(full)
+    picks = {p - 1 if p > 0 else len(full) + p for p in rule.positions}
+    return tuple(full[pick] for pick in sorted(picks) if 0 <= pick < len(full))
+
+
+def _filters(rule: Rule) -> WallFilter | None:
+    minutes = rule.minutes if rule.freq != Freq.HOURLY else ()
+    seconds = rule.seconds if rule.freq == Freq.SECONDLY else ()
+    days = None
+    if rule.months or rule.month_days or rule.year_days or rule.weekdays:
+        pattern = DayPattern(
+            Freq.DAILY,
+            months=frozenset(rule.months),
+            month_days=frozenset(rule.month_days),
+            year_days=frozenset(rule.year_days),
+            weekdays=frozenset(rule.weekdays),
+        )
+        days = DayRule.always(pattern)
+    if not (days or rule.hours or minutes or seconds):
+        return None
+    return WallFilter(days, rule.hours or None, minutes or None, seconds or None)
+
+
+def _until(rule: Rule) -> tuple[int | None, int | None]:
+    """Return UNTIL as an instant or as a wall time, whichever it is."""
+    if rule.until is None:
+        return None, None
+    if rule.until.utc:
+        return rule.until.wall, None
+    return None, rule.until.wall + (DAY - 1 if rule.until.is_date else 0)
+
+
+def _list_timers(stamps: Iterable[Stamp], local: Zone, dst: Dst) -> list[Timer]:
+    walls: dict[Zone, set[int]] = {}
+    for stamp in stamps:
+        walls.setdefault(_zone_of(stamp, local), set()).add(stamp.wall)
+    return [
+        WallTimer(WallList(tuple(sorted(given))), where, gap=dst.gap, fold=dst.fold)
+        for where, given in walls.items()
+    ]
+
+
+def _removed(stamps: Iterable[Stamp], local: Zone) -> tuple[frozenset[int], frozenset[int]]:
+    """Return what EXDATE removes: instants, and whole days."""
+    instants: set[int] = set()
+    for stamp in stamps:
+        where = _zone_of(stamp, local)
+        if not stamp.is_date:
+            instants.update(where.instants(stamp.wall) or {where.resolve(stamp.wall)})
+    return frozenset(instants), frozenset(s.wall // DAY for s in stamps if s.is_date)
+
+
+class _Set:
+    """Several timers as one, without what others and dates remove."""
+
+    def __init__(
+        self,
+        including: list[Timer],
+        excluding: list[Timer],
+        removed: tuple[frozenset[int], frozenset[int]],
+        local: Zone,
+    ) -> None:
+        self.elapsed = any(timer.elapsed for timer in including)
+        self._including = including
+        self._excluding = excluding
+        self._instants, self._days = removed
+        self._zone = local
+
+    def hits(self, after: int) -> Iterator[Hit]:
+        against = heapq.merge(*(timer.hits(after) for timer in self._excluding))
+        barrier = next(against, None)
+        excluded = 0
+        for hit in distinct(heapq.merge(*(timer.hits(after) for timer in self._including))):
+            while barrier is not None and barrier.at < hit.at:
+                barrier = next(against, None)
+            if self._is_removed(hit.at) or (barrier is not None and barrier.at == hit.at):
+                excluded += 1
+                if excluded > _MAX_EXCLUDED:
+                    return
+                continue
+            excluded = 0
+            yield hit
+
+    def _is_removed(self, at: int) -> bool:
+        if at in self._instants:
+            return True
+        return bool(self._days) and (at + self._zone.offset(at)) // DAY in self._days

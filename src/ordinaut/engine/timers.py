@@ -1,0 +1,380 @@
+"""From rules to instants: the two ways a schedule meets a time zone.
+
+``WallTimer`` is for what people say by the clock on the wall ("every day at 02:30"). It expands
+on wall time and asks each span of the zone which of its walls exist::
+
+    gap   walls that no span has:    shifted by the size of the gap, moved to its end, or skipped
+    fold  walls that two spans have: the first, the last, or both
+
+``ElapsedTimer`` is for what people say by the stopwatch ("every 90 minutes"). It counts in
+elapsed seconds and looks at the wall only to filter, so a clock change makes neither a hole nor
+a repetition.
+
+Both yield hits in ascending order, for ever if need be; nothing here looks further ahead than
+400 years for the next one.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal, NamedTuple, Protocol, TypeAlias
+
+from ordinaut.engine.days import (
+    HORIZON_YEARS,
+    DayPattern,
+    Freq,
+    YearTable,
+    new_year,
+    tables_of,
+    weekday_of,
+)
+from ordinaut.engine.localtime import (
+    DAY,
+    FIRST_INSTANT,
+    HOUR,
+    LAST_INSTANT,
+    LAST_YEAR,
+    MAX_SHIFT,
+    MINUTE,
+    Span,
+    Zone,
+    date_of,
+)
+from ordinaut.model import DstFold
+
+# Notes sort in this order: of two hits on one instant the plainest stays.
+PLAIN = ""
+FOLD_LAST = "dst_fold_last"
+SHIFTED = "dst_shifted"
+SKIPPED_DST = "skipped_dst"
+
+GapPolicy: TypeAlias = Literal["shift", "skip", "end"]
+
+# Jumps without a hit before a rule counts as too sparse to search: about 20 ms.
+SEARCH_STEPS = 10_000
+_SLACK = MAX_SHIFT + 2 * HOUR
+_HORIZON = HORIZON_YEARS * 366 * DAY
+
+
+class Hit(NamedTuple):
+    """An instant at which a rule fires, or, with a ``skipped_`` note, would have fired."""
+
+    at: int
+    note: str
+
+
+class Timer(Protocol):
+    """Something that fires; ``elapsed`` tells whether it counts time instead of reading clocks."""
+
+    elapsed: bool
+
+    def hits(self, after: int) -> Iterator[Hit]:
+        """Yield the hits strictly after ``after``, ascending, each instant once."""
+
+
+class Walls(Protocol):
+    """A set of wall times."""
+
+    def walls(self, start: int) -> Iterator[int]:
+        """Yield the walls at or after ``start``, ascending."""
+
+
+@dataclass(frozen=True, slots=True)
+class WallList:
+    """Wall times that are given one by one, ascending."""
+
+    given: tuple[int, ...]
+
+    def walls(self, start: int) -> Iterator[int]:
+        return iter(self.given[bisect_left(self.given, start) :])
+
+
+class DayRule:
+    """The wall times of a day pattern from ``first`` on, INTERVAL counted from ``anchor``."""
+
+    def __init__(
+        self, pattern: DayPattern, first: int, *, anchor: int, count: int | None = None
+    ) -> None:
+        self.first = first
+        self.last: int | None = None
+        self._pattern = pattern
+        self._tables = tables_of(pattern)
+        self._anchor = anchor // DAY
+        if count is not None:
+            self.last = self._nth(count)
+
+    @classmethod
+    def always(cls, pattern: DayPattern) -> DayRule:
+        """Return the rule without a beginning."""
+        return cls(pattern, FIRST_INSTANT, anchor=0)
+
+    def until(self, wall: int | None) -> DayRule:
+        """End the rule at ``wall``, inclusive."""
+        if wall is not None:
+            self.last = wall if self.last is None else min(self.last, wall)
+        return self
+
+    def walls(self, start: int) -> Iterator[int]:
+        start = max(start, self.first)
+        last = self.last
+        for base, table in self._years(start // DAY, HORIZON_YEARS):
+            for index in range(bisect_left(table.days, start // DAY - base), len(table.days)):
+                midnight = (base + table.days[index]) * DAY
+                clock = table.times[index]
+                low = bisect_left(clock, start - midnight) if midnight < start else 0
+                for position in range(low, len(clock)):
+                    wall = midnight + clock[position]
+                    if last is not None and wall > last:
+                        return
+                    yield wall
+
+    def _nth(self, count: int) -> int | None:
+        """Return the ``count``-th wall, or None when the calendar ends before it."""
+        left = count
+        for base, table in self._years(self.first // DAY, LAST_YEAR):
+            if base * DAY > self.first and left > table.total:
+                left -= table.total
+                continue
+            for day, clock in zip(table.days, table.times, strict=False):
+                midnight = (base + day) * DAY
+                low = bisect_left(clock, self.first - midnight)
+                if left <= len(clock) - low:
+                    return midnight + clock[low + left - 1]
+                left -= len(clock) - low
+        return None
+
+    def _years(self, day: int, limit: int) -> Iterator[tuple[int, YearTable]]:
+        # A week that began in the old year belongs to the old year's table.
+        start = date_of(day - 6).year
+        for year in range(start, min(start + limit, LAST_YEAR) + 1):
+            table = self._tables.get(year, self._phase(year))
+            if table.total:
+                yield new_year(year), table
+
+    def _phase(self, year: int) -> int:
+        step = self._pattern.interval
+        return units_before(self._pattern, year, self._anchor) % step if step > 1 else 0
+
+
+class WallTimer:
+    """Wall times in a zone, with a policy for gaps and one for folds."""
+
+    elapsed = False
+
+    def __init__(
+        self,
+        walls: Walls,
+        zone: Zone,
+        *,
+        gap: GapPolicy = "shift",
+        fold: DstFold = "first",
+    ) -> None:
+        self.last = LAST_INSTANT
+        self._walls = walls
+        self._zone = zone
+        self._gap = gap
+        self._fold = fold
+
+    def until(self, instant: int | None) -> WallTimer:
+        """End the timer at ``instant``, inclusive."""
+        if instant is not None:
+            self.last = min(self.last, instant)
+        return self
+
+    def hits(self, after: int) -> Iterator[Hit]:
+        start = after + 1
+        while start <= self.last:
+            span = self._zone.span(start)
+            wall = next(self._walls.walls(start + span.offset - _SLACK), None)
+            if wall is None:
+                return
+            if wall - span.offset - _SLACK >= span.end:
+                start = wall - span.offset - _SLACK
+                continue
+            for hit in distinct(self._within(span, start)):
+                if hit.at > self.last:
+                    return
+                yield hit
+            start = span.end
+
+    def _within(self, span: Span, start: int) -> Iterator[Hit]:
+        before = self._zone.span(span.start - 1).offset
+        shift = span.offset - before
+        regular = self._regular(span, start, second_pass=span.start + before)
+        if shift <= 0 or start >= span.start + shift:
+            return regular
+        return heapq.merge(self._in_gap(span, start, before), regular)
+
+    def _regular(self, span: Span, start: int, *, second_pass: int) -> Iterator[Hit]:
+        """Yield the walls that exist in ``span``; those below ``second_pass`` are repeated ones."""
+        low, high = start + span.offset, span.end + span.offset
+        if self._fold == "first":
+            low = max(low, second_pass)
+        elif self._fold == "last":
+            high = min(high, span.end + self._zone.span(span.end).offset)
+        for wall in self._walls.walls(low):
+            if wall >= high:
+                return
+            yield Hit(wall - span.offset, FOLD_LAST if wall < second_pass else PLAIN)
+
+    def _in_gap(self, span: Span, start: int, before: int) -> Iterator[Hit]:
+        for wall in self._walls.walls(span.start + before):
+            if wall >= span.start + span.offset:
+                return
+            at = span.start if self._gap == "end" else wall - before
+            if at >= start:
+                yield Hit(at, SKIPPED_DST if self._gap == "skip" else SHIFTED)
+
+
+class WallFilter:
+    """What the wall must show: days, hours, minutes, seconds; None lets everything through."""
+
+    def __init__(
+        self,
+        days: DayRule | None,
+        hours: Iterable[int] | None = None,
+        minutes: Iterable[int] | None = None,
+        seconds: Iterable[int] | None = None,
+    ) -> None:
+        self._days = days
+        self._hours = _following(hours, 24)
+        self._minutes = _following(minutes, 60)
+        self._seconds = _following(seconds, 60)
+        self._last_good_day: int | None = None
+
+    def skip_to(self, wall: int) -> int | None:
+        """Return ``wall`` if it passes, else the next that may, or None when none ever does."""
+        day, clock = divmod(wall, DAY)
+        if self._days is not None and day != self._last_good_day:
+            midnight = next(self._days.walls(day * DAY), None)
+            if midnight is None or midnight > wall:
+                return midnight
+            self._last_good_day = day
+        hour, rest = divmod(clock, HOUR)
+        minute, second = divmod(rest, MINUTE)
+        if self._hours[hour] != hour:
+            return day * DAY + self._hours[hour] * HOUR
+        if self._minutes[minute] != minute:
+            return day * DAY + hour * HOUR + self._minutes[minute] * MINUTE
+        return wall - second + self._seconds[second]
+
+
+def _following(allowed: Iterable[int] | None, size: int) -> tuple[int, ...]:
+    """Return, for each value below ``size``, the first allowed one from it on, or ``size``."""
+    if allowed is None:
+        return tuple(range(size))
+    kept = sorted(allowed)
+    return tuple([*kept, size][bisect_left(kept, value)] for value in range(size))
+
+
+class ElapsedTimer:
+    """Every ``step`` periods of ``unit`` seconds from ``origin``, filtered by the wall clock.
+
+    ``inside`` are the offsets of the hits in a period. With ``aligned`` a period starts where the
+    wall shows a whole hour or minute, also after a clock change of half an hour.
+    """
+
+    elapsed = True
+
+    def __init__(
+        self,
+        zone: Zone,
+        *,
+        origin: int,
+        first: int,
+        unit: int = 1,
+        step: int = 1,
+        inside: Sequence[int] = (0,),
+        aligned: bool = False,
+        filters: WallFilter | None = None,
+    ) -> None:
+        self.last = LAST_INSTANT
+        self._zone = zone
+        self._origin = origin
+        self._first = first
+        self._unit = unit
+        self._step = unit * step
+        self._inside = inside
+        self._aligned = aligned
+        self._filters = filters
+
+    @property
+    def countable(self) -> bool:
+        """Tell whether the n-th hit is plain arithmetic."""
+        return self._filters is None and not self._aligned and len(self._inside) == 1
+
+    def until(self, instant: int | None) -> ElapsedTimer:
+        """End the timer at ``instant``, inclusive."""
+        if instant is not None:
+            self.last = min(self.last, instant)
+        return self
+
+    def nth(self, count: int) -> int | None:
+        """Return the ``count``-th hit, or None when the search ends before it."""
+        if self.countable:
+            skipped = -(-(self._first - self._origin - self._inside[0]) // self._step)
+            return self._origin + self._inside[0] + (skipped + count - 1) * self._step
+        found = next(islice(self.hits(self._first - 1), count - 1, None), None)
+        return found.at if found else None
+
+    def hits(self, after: int) -> Iterator[Hit]:
+        start = max(after + 1, self._first)
+        end = start + _HORIZON
+        idle = 0
+        while start <= min(end, self.last) and idle < SEARCH_STEPS:
+            span = self._zone.span(start)
+            base = self._base(span.offset)
+            period = start - (start - base) % self._step
+            while period < span.end and idle < SEARCH_STEPS:
+                wall = period + span.offset
+                target = self._filters.skip_to(wall) if self._filters else wall
+                if target is None:
+                    return
+                if target > wall:
+                    idle += 1
+                    period = base - (base + span.offset - target) // self._step * self._step
+                    continue
+                for at in [period + inside for inside in self._inside]:
+                    if start <= at < span.end:
+                        if at > self.last:
+                            return
+                        yield Hit(at, PLAIN)
+                        end, idle = at + _HORIZON, 0
+                period += self._step
+            start = span.end
+
+    def _base(self, offset: int) -> int:
+        """Return where the grid of periods lies while the wall is ``offset`` from UTC."""
+        if not self._aligned:
+            return self._origin
+        return self._origin - (self._origin + offset) % self._unit
+
+
+def units_before(pattern: DayPattern, year: int, anchor: int) -> int:
+    """Return how many of the pattern's periods lie between ``anchor`` and the start of ``year``."""
+    start = date_of(anchor)
+    if pattern.freq == Freq.YEARLY:
+        return year - start.year
+    if pattern.freq == Freq.MONTHLY:
+        return (year - start.year) * 12 - (start.month - 1)
+    if pattern.freq == Freq.DAILY:
+        return new_year(year) - anchor
+    return (week_of(new_year(year), pattern.week_start) - week_of(anchor, pattern.week_start)) // 7
+
+
+def week_of(day: int, week_start: int) -> int:
+    """Return the first day of the week that ``day`` lies in."""
+    return day - (weekday_of(day) - week_start) % 7
+
+
+def distinct(hits: Iterable[Hit]) -> Iterator[Hit]:
+    """Keep one hit for each instant, the one with the plainest note."""
+    last = None
+    for hit in hits:
+        if hit.at != last:
+            last = hit.at
+            yield hit
