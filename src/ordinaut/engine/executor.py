@@ -231,7 +231,7 @@ class _Execution:
     def _holds(self, attempt: Attempt) -> bool:
         step = attempt.step
         assert step.condition is not None
-        if step.foreach is not None and step.condition_per_item is (attempt.index is None):
+        if step.foreach is not None and step.condition.asks_item is (attempt.index is None):
             return True
         if step.wait_for is not None and (step.wait_id, None) in self._prior:
             return True  # it held when the waiting began

@@ -22,6 +22,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, TypeAlias
 
+from jmespath import ast
 from jmespath.exceptions import JMESPathError, LexerError, ParseError
 from jmespath.functions import Functions
 from jmespath.parser import Parser
@@ -75,7 +76,7 @@ class Expression:
 
     def search(
         self,
-        context: Mapping[str, Json],
+        context: Json,
         *,
         now: datetime,
         secrets: Mapping[str, str] | None = None,
@@ -84,35 +85,32 @@ class Expression:
         """Return the value; raise :class:`EvaluationError` where there is none."""
         if self.shift is not None:
             return self._shifted(context, now)
-        if self.keys is not None and self.keys[0] in context:
-            value: Json = context
-            for key in self.keys:
-                if (type(value) is not dict and value is not context) or key not in value:
-                    break
-                value = value[key]
-            else:
+        value = context
+        for key in self.keys or ():
+            if type(value) is not dict or key not in value:
+                break
+            value = value[key]
+        else:
+            if self.keys is not None:
                 return value
-        return self._interpret(context, now, secrets, strict)
-
-    def _interpret(
-        self,
-        context: Mapping[str, Json],
-        now: datetime,
-        secrets: Mapping[str, str] | None,
-        strict: bool,
-    ) -> Json:
-        root = dict(context)
-        for reference in self.references:
-            if reference.root == "now":
-                root.setdefault("now", format_instant(now))
-        if secrets is not None and self.secrets:
-            root["secrets"] = {name: secrets[name] for name in self.secrets if name in secrets}
+        root = self._root(context, now, secrets)
         return Interpreter(self.text, strict=strict).evaluate(self.node, root)
 
-    def _shifted(self, context: Mapping[str, Json], now: datetime) -> str:
+    def _root(self, context: Json, now: datetime, secrets: Mapping[str, str] | None) -> Json:
+        """Return the context with the instant and the secrets that are asked for by name."""
+        added: dict[str, Json] = {}
+        if any(reference.root == "now" for reference in self.references):
+            added["now"] = format_instant(now)
+        root = {**added, **context} if added and isinstance(context, dict) else context
+        if secrets is not None and self.secrets:
+            known = {name: secrets[name] for name in self.secrets if name in secrets}
+            root = {**root, "secrets": known}
+        return root
+
+    def _shifted(self, context: Json, now: datetime) -> str:
         assert self.shift is not None
         base: datetime | None = now
-        if "now" in context:
+        if isinstance(context, dict) and "now" in context:
             given = context["now"]
             base = parse_instant(given) if isinstance(given, str) else None
         if base is None:
@@ -173,11 +171,13 @@ def _lexer_message(error: LexerError) -> str:
         return 'a single "=" has no meaning; compare with "=="'
     if found in "'\"`":
         return f"{found} is not closed, or what it holds can not be read"
-    if found == "-":
+    if found and found in "+-/%":
         return (
-            '"-" has no meaning here; a name with a hyphen is written in double quotes, '
-            'and time arithmetic is only "now" with lengths such as now-7d'
+            f'"{found}" has no meaning here: there is no arithmetic but "now" with lengths of '
+            "time, such as now-7d; a name with a hyphen is written in double quotes"
         )
+    if found.isalpha():
+        return f"a name with {found!r} is written in double quotes"
     return f"{found!r} has no meaning here"
 
 
@@ -198,6 +198,12 @@ class _PositionParser(Parser):  # type: ignore[misc]  # jmespath has no types
 
     def _token_nud_literal(self, token: Node) -> Node:
         return {**super()._token_nud_literal(token), "start": token["start"]}
+
+    def _token_nud_not(self, token: Node) -> Node:
+        # The library reads !a.b as (!a).b, which is always null. A dot binds tighter here, as
+        # an index does there.
+        node: Node = ast.not_expression(self._expression(self.BINDING_POWER["dot"] - 1))
+        return node
 
     def _token_nud_expref(self, token: Node) -> Node:
         return {**super()._token_nud_expref(token), "start": token["start"]}
@@ -237,6 +243,8 @@ def _check(root: Node) -> None:
             )
         elif node["type"] == "literal":
             _check_literal(node)
+        elif node["type"] == "slice" and node["children"][2] == 0:
+            raise ExpressionError("the step of a slice can not be 0", node["start"])
         pending.extend((child, depth + 1) for child in _children(node))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from jmespath.exceptions import JMESPathTypeError
@@ -16,6 +15,7 @@ from ordinaut.model import Json
 MAX_COST = 200_000  # nodes visited and elements read by one evaluation: well under a second
 
 _PATH_BEFORE = re.compile(r"""(?:[\w.]|"(?:[^"\\]|\\.)*"|\[-?\d+\])+\Z""")
+_NAME_AT = re.compile(r"""[\w]+|"(?:[^"\\]|\\.)*\"""")
 _JSON_TYPES = {"str": "string", "int": "number", "float": "number", "bool": "boolean",
                "NoneType": "null", "list": "array", "dict": "object"}  # fmt: skip
 
@@ -38,9 +38,11 @@ class Interpreter(TreeInterpreter):  # type: ignore[misc]  # jmespath has no typ
         self._lenient = 0 if strict else 1
         self._left = MAX_COST
         self._position = 0
+        self._root: Json = None
 
-    def evaluate(self, node: Any, root: Mapping[str, Json]) -> Json:
+    def evaluate(self, node: Any, root: Json) -> Json:
         """Return the value of ``node``; every failure becomes an :class:`EvaluationError`."""
+        self._root = root
         try:
             return self.visit(node, root)
         except EvaluationError:
@@ -72,10 +74,10 @@ class Interpreter(TreeInterpreter):  # type: ignore[misc]  # jmespath has no typ
                 return value[name]
             if self._lenient:
                 return None
-            raise self._failed(f'{self._place()} has no "{name}"{hint(name, value)}')
+            raise self._failed(f'{self._place(value)} has no "{name}"{hint(name, value)}')
         if self._lenient:
             return None
-        raise self._failed(f'{self._place()} is {kind_of(value)}, it has no "{node["value"]}"')
+        raise self._failed(f'{self._place(value)} is {kind_of(value)}, it has no "{node["value"]}"')
 
     def visit_index(self, node: Any, value: Any) -> Any:
         self._position = node["start"]
@@ -84,15 +86,20 @@ class Interpreter(TreeInterpreter):  # type: ignore[misc]  # jmespath has no typ
             return value[index]
         if self._lenient:
             return None
-        raise self._failed(f"{self._place()} is {kind_and_size(value)}, it has no [{index}]")
+        raise self._failed(f"{self._place(value)} is {kind_and_size(value)}, it has no [{index}]")
 
-    def _place(self) -> str:
-        """Return the path before the current position as it is written, for a message."""
-        before = self._text[: self._position].rstrip(" .[")
-        found = _PATH_BEFORE.search(before)
-        if found is None:
-            return "the context" if not before or before[-1] in "(,{:|&!=<>" else "the value"
-        return found[0]
+    def _place(self, value: Any) -> str:
+        """Return the path of ``value``, which is before the current position, as it is written."""
+        if value is self._root:
+            return "the context"
+        found = _PATH_BEFORE.search(self._text[: self._position].rstrip(" .["))
+        return "the value" if found is None else found[0]
+
+    def _last_place(self) -> str:
+        """Return the path that ends with what was looked up last."""
+        name = _NAME_AT.match(self._text, self._position)
+        found = None if name is None else _PATH_BEFORE.search(self._text[: name.end()])
+        return "the value" if found is None else found[0]
 
     def visit_or_expression(self, node: Any, value: Any) -> Any:
         left, right = node["children"]
@@ -151,7 +158,7 @@ class Interpreter(TreeInterpreter):  # type: ignore[misc]  # jmespath has no typ
 
     def _refuse_base(self, base: Any, wanted: str) -> None:
         if not self._lenient and base is not None:
-            raise self._failed(f"the value is {kind_of(base)}, not {wanted}")
+            raise self._failed(f"{self._last_place()} is {kind_of(base)}, not {wanted}")
 
     def _project(self, node: Any, base: list[Any] | None) -> list[Any] | None:
         if base is None:

@@ -13,7 +13,7 @@ def nearest(name: str, candidates: Iterable[object]) -> str | None:
     """Return the candidate most like ``name``, or ``None`` when none is like it."""
     known = [c for c in list(candidates)[:MAX_CANDIDATES] if isinstance(c, str)]
     short = [c for c in known if len(c) <= MAX_NAME]
-    found = difflib.get_close_matches(name[:MAX_NAME], short, n=1, cutoff=0.6)
+    found = difflib.get_close_matches(name[:MAX_NAME], short, n=1, cutoff=0.65)
     if not found:
         # A name without its prefix: "telegram.send" for "ext.telegram.send".
         found = [c for c in short if name and c.endswith(f".{name}")][:1]

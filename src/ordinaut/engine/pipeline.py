@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import get_args
+from typing import Any, get_args
 
 from ordinaut.engine import values
 from ordinaut.engine.expression import Expression
@@ -145,31 +145,29 @@ class _PayloadParser:
     def _body(
         self, raw: Mapping[str, Json], path: str, step_id: str, save_as: str | None, depth: int
     ) -> Step:
-        condition = self._condition(raw, path)
+        common: dict[str, Any] = {
+            "id": step_id,
+            "path": path,
+            "save_as": save_as,
+            "condition": self._condition(raw, path),
+            "on_error": self._on_error(raw, path, step_id, depth),
+        }
         if raw.get("uses") == APPROVAL_TOOL:
-            wait = self._approval(raw, path)
-            return Step(id=step_id, path=path, save_as=save_as, condition=condition,
-                        on_error=self._on_error(raw, path, step_id, depth), wait_for=wait)  # fmt: skip
+            return Step(**common, wait_for=self._approval(raw, path))
         tool = self._tool(raw, path)
         arguments = self._arguments(raw, path)
+        numbers = self._problems
         return Step(
-            id=step_id,
-            path=path,
+            **common,
             uses=raw.get("uses") if isinstance(raw.get("uses"), str) else None,
             arguments=arguments,
             checked=self._check_arguments(tool, arguments, path),
-            save_as=save_as,
-            condition=condition,
-            condition_per_item=condition is not None and _asks_item(condition),
-            timeout_seconds=self._problems.number(
-                raw, "timeout_seconds", path, MAX_TIMEOUT_SECONDS
-            ),
-            max_retries=self._problems.integer(raw, "max_retries", path, range(MAX_RETRIES + 1)),
+            timeout_seconds=numbers.number(raw, "timeout_seconds", path, MAX_TIMEOUT_SECONDS),
+            max_retries=numbers.integer(raw, "max_retries", path, range(MAX_RETRIES + 1)),
             backoff=self._backoff(raw, path),
             foreach=self._foreach(raw, path),
             max_parallel=self._max_parallel(raw, path),
             parallel=self._parallel(raw, path, depth),
-            on_error=self._on_error(raw, path, step_id, depth),
             wait_for=self._wait_for(raw, path),
         )
 
@@ -177,7 +175,10 @@ class _PayloadParser:
         if raw.get("wait_for") is None:
             return None
         place = f"{path}.wait_for"
-        return self._problems.attempt(lambda: parse_wait(raw["wait_for"], place, scope=self._scope))
+        with self._scope.inside(item=False):
+            return self._problems.attempt(
+                lambda: parse_wait(raw["wait_for"], place, scope=self._scope)
+            )
 
     def _approval(self, raw: Mapping[str, Json], path: str) -> WaitFor | None:
         """Parse a step that uses ``approval.request``: another way to write ``wait_for``."""
@@ -364,10 +365,3 @@ def _group_default(path: str, index: int) -> str:
     """Return ``step_2_1`` for the first step of the group at ``pipeline[1].parallel``."""
     numbers = [int(number) + 1 for number in re.findall(r"\[(\d+)\]", path)]
     return "_".join(["step", *map(str, numbers), str(index + 1)])
-
-
-def _asks_item(condition: Condition) -> bool:
-    expression = condition.expression
-    return expression is not None and any(
-        reference.root in ("item", "index") for reference in expression.references
-    )

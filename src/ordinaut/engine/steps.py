@@ -65,7 +65,6 @@ class Step:
     checked: Tool | None = None
     save_as: str | None = None
     condition: Condition | None = None
-    condition_per_item: bool = False
     timeout_seconds: float | None = None
     max_retries: int | None = None
     backoff: BackoffPolicy | None = None

@@ -19,12 +19,13 @@ import orjson
 
 from ordinaut.engine import values
 from ordinaut.engine.expression import Expression
-from ordinaut.engine.interpreter import EvaluationError
+from ordinaut.engine.interpreter import EvaluationError, Interpreter
 from ordinaut.engine.scanner import (
     check_text_at,
     failed,
     invalid,
     opening_of,
+    parse_at,
     parse_bare,
     split_text,
 )
@@ -237,6 +238,17 @@ def search(
         raise failed(path, error.message, expression, error.position) from None
 
 
+def query(text: str, value: Json, *, path: str) -> Json:
+    """Return what JMESPath finds in ``value``; there is no context, and nothing is missing."""
+    expression = parse_at(text, path)
+    try:
+        return values.copy_json(Interpreter(text, strict=False).evaluate(expression.node, value))
+    except EvaluationError as error:
+        raise failed(path, error.message, expression, error.position) from None
+    except values.NotJson as error:
+        raise failed(path, error.message, expression, 0) from None
+
+
 def evaluate(value: Json, context: Mapping[str, Json], *, now: datetime) -> Json:
     """Render ``value`` over ``context``, as a step would."""
     return parse_template(value, path="value").render(context, now=now)
@@ -256,6 +268,12 @@ class Condition:
         if self.expression is None:
             return "`true`" if self.constant else "`false`"
         return self.expression.text
+
+    @property
+    def asks_item(self) -> bool:
+        """Whether it looks at the item of a ``foreach``, and so holds or not for each."""
+        found = () if self.expression is None else self.expression.references
+        return any(reference.root in ("item", "index") for reference in found)
 
     def value(self, context: Mapping[str, Json], *, now: datetime) -> Json:
         """Return what the expression yields; a path that does not exist is ``null``."""
