@@ -9,7 +9,6 @@ from typing import Any
 
 from ordinaut.config import Settings
 from ordinaut.plugins import loader
-from ordinaut.plugins.base import Services
 from ordinaut.plugins.gateway import Authorize, refuse_all
 from ordinaut.plugins.host import Description, ExtensionHost
 
@@ -72,12 +71,11 @@ def host(
     built_in: bool = False,
     installed: bool = False,
     authorize: Authorize = refuse_all,
-    services: Services | None = None,
     **given: Any,
 ) -> ExtensionHost:
     """Return a host of the extensions in ``paths``."""
     found = loader.discover(paths, built_in=built_in, installed=installed)
-    return ExtensionHost(settings(**given), found=found, authorize=authorize, services=services)
+    return ExtensionHost(settings(**given), found=found, authorize=authorize)
 
 
 def shown(host: ExtensionHost, id: str) -> Description:

@@ -152,16 +152,14 @@ class Services(Protocol):
     Given by the process that hosts the tools; strangers use the HTTP API with a token.
     """
 
-    async def publish(self, call: ToolContext, *, topic: str, payload: Json) -> Json:
-        """Write an event into the outbox and return ``{"id": …}``."""
+    async def publish(self, call: ToolContext, *, topic: str, payload: Json) -> None:
+        """Write an event into the outbox."""
 
     async def run_task(self, call: ToolContext, *, task_id: UUID, params: Json, wait: bool) -> Json:
         """Enqueue a run of another task and return ``{"run_id": …}``, after its end if ``wait``."""
 
-    async def request_approval(
-        self, call: ToolContext, *, message: str, details: Json, timeout_seconds: float | None
-    ) -> Json:
-        """Suspend the run until someone approves or rejects it, or the time is over."""
+    async def queue(self) -> Mapping[str, tuple[int, float]]:
+        """Return the due work by state: how much, and the age of the oldest in seconds."""
 
 
 class Context(Mapping[str, Any]):

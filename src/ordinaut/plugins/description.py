@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ordinaut.model import Json
+from ordinaut.plugins.base import Capability
 from ordinaut.plugins.kit import MOUNT
 from ordinaut.plugins.loader import Found
 from ordinaut.plugins.member import Member, State
@@ -47,7 +48,7 @@ def describe(member: Member, *, enabled: bool) -> Description:
         eager=manifest.eager,
         state=member.state,
         reason=member.reason,
-        grants=tuple(sorted(kit.grants if kit is not None else manifest.grants)),
+        grants=tuple(sorted(grant.name for grant in _grants(member))),
         mount_path=f"{MOUNT}/{manifest.id}",
         load_seconds=member.seconds.get("load"),
         start_seconds=member.seconds.get("start"),
@@ -77,3 +78,10 @@ def describe_refused(found: Found) -> Description:
         background=(),
         subscriptions=(),
     )
+
+
+def _grants(member: Member) -> frozenset[Capability]:
+    """What was granted; before it is loaded, what the manifest would let it have."""
+    if member.kit is not None:
+        return member.kit.grants
+    return member.manifest.grants if member.state == "discovered" else frozenset()

@@ -15,23 +15,21 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
 
-from ordinaut.bus import Bus
 from ordinaut.config import Settings
 from ordinaut.engine.nearest import hint
 from ordinaut.engine.registry import ToolRegistry
-from ordinaut.errors import ExtensionError, NotFound, Unavailable
-from ordinaut.model import Event, Json
+from ordinaut.errors import ExtensionError, NotFound
+from ordinaut.model import Json
 from ordinaut.plugins import loader, options
-from ordinaut.plugins.base import Capability, Services
+from ordinaut.plugins.backend import Backend, backend_of
+from ordinaut.plugins.base import Capability
 from ordinaut.plugins.description import Description, describe, describe_refused
-from ordinaut.plugins.events import Pace, Transport
 from ordinaut.plugins.gateway import Authorize, Gateway, refuse_all
 from ordinaut.plugins.home import CoreHome, Home, ThreadHome
 from ordinaut.plugins.kit import Offer
 from ordinaut.plugins.loader import Found
 from ordinaut.plugins.member import Member
 from ordinaut.plugins.schema import Manifest
-from ordinaut.store import journal
 from ordinaut.store.database import Database
 
 _ON_DEMAND = {Capability.ROUTES, Capability.STATIC}
@@ -44,20 +42,14 @@ class ExtensionHost:
         self,
         settings: Settings,
         *,
-        services: Services | None = None,
-        tools: ToolRegistry | None = None,
-        found: Iterable[Found] | None = None,
-        authorize: Authorize = refuse_all,
         db: Database | None = None,
-        transport: Callable[[], Transport] | None = None,
-        pace: Pace | None = None,
+        authorize: Authorize = refuse_all,
+        found: Iterable[Found] | None = None,
+        backend: Backend | None = None,
     ) -> None:
-        self.tools = ToolRegistry() if tools is None else tools
+        self.tools = ToolRegistry()
         self._settings = settings
-        self._services = services
-        self._db = db
-        self._transport = transport or (lambda: Bus(settings.redis_url))
-        self._pace = pace or Pace()
+        self._backend = backend or backend_of(settings, db)
         self._refused: list[Found] = []
         self._members: dict[str, Member] = {}
         self._disabled: set[str] = set()
@@ -174,17 +166,8 @@ class ExtensionHost:
             home=home,
             allowed=options.allowed(manifest, given),
             config=options.configuration(manifest, given, self._settings_of(found)),
-            services=self._services if built_in else None,
-            publish=self._publish,
-            transport=self._transport,
-            pace=self._pace,
+            backend=self._backend if built_in else replace(self._backend, services=None),
         )
-
-    async def _publish(self, event: Event) -> None:
-        if self._db is None:
-            raise Unavailable("this process has no outbox to publish into")
-        async with self._db.transaction() as tx:
-            await journal.emit(tx, [event])
 
     def _options(self, extension_id: str) -> Mapping[str, str]:
         return self._settings.ext_options.get(extension_id, {})

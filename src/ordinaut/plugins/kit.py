@@ -16,9 +16,10 @@ from ordinaut import telemetry
 from ordinaut.errors import ExtensionError
 from ordinaut.model import Event, Json
 from ordinaut.plugins.application import new_application
+from ordinaut.plugins.backend import Backend
 from ordinaut.plugins.background import Supervisor
-from ordinaut.plugins.base import Capability, Context, Extension, Services
-from ordinaut.plugins.events import EventsFacade, Pace, Publish, Transport
+from ordinaut.plugins.base import Capability, Context, Extension
+from ordinaut.plugins.events import EventsFacade
 from ordinaut.plugins.facades import Denied, StaticFacade, ToolFacade, denial
 from ordinaut.plugins.home import Home
 from ordinaut.plugins.schema import Manifest
@@ -36,10 +37,7 @@ class Offer:
     home: Home
     allowed: frozenset[Capability]
     config: Mapping[str, Json]
-    services: Services | None
-    publish: Publish
-    transport: Callable[[], Transport]
-    pace: Pace
+    backend: Backend
 
 
 class Kit:
@@ -65,16 +63,16 @@ class Kit:
         id, offer = self._offer.manifest.id, self._offer
 
         async def publish(event: Event) -> None:
-            await offer.home.back(offer.publish(event))
+            await offer.home.back(offer.backend.publish(event))
 
         may = self.grants
         return EventsFacade(
             id,
             publish=publish if Capability.EVENTS_PUB in may else denial(id, Capability.EVENTS_PUB),
-            transport=offer.transport
+            transport=offer.backend.transport
             if Capability.EVENTS_SUB in may
             else denial(id, Capability.EVENTS_SUB),
-            pace=offer.pace,
+            pace=offer.backend.pace,
         )
 
     @property
@@ -111,8 +109,8 @@ class Kit:
             for key, (facade, capabilities) in facades.items()
             if facade is None
         }
-        if offer.services is not None:
-            always["services"] = offer.services
+        if offer.backend.services is not None:
+            always["services"] = offer.backend.services
         return Context(always | granted, denied)
 
     def set_up(self, extension: Extension) -> None:

@@ -1,8 +1,4 @@
-"""``event.publish``, ``task.run`` and ``approval.request``: what only the core can do.
-
-They hand their call to the services of the process that hosts them. A process without them,
-such as the API, knows the tools by their schemas and can not run them.
-"""
+"""``event.publish``, ``task.run`` and ``approval.request``: what only the core can do."""
 
 from __future__ import annotations
 
@@ -41,9 +37,9 @@ def register(registry: Tools, services: Services | None) -> None:
     )
     registry.register(
         "approval.request",
-        doors.request_approval,
+        request_approval,
         description="Suspend the run until someone approves or rejects it.",
-        examples=[{"message": "Pay ${steps.sum.total}?", "timeout_seconds": 86400}],
+        examples=[{"message": "Pay ${steps.sum.total}?", "timeout": "PT24H"}],
     )
 
 
@@ -54,7 +50,8 @@ class Doors:
         self._services = services
 
     async def publish(self, topic: Topic, payload: Any = None, *, context: ToolContext) -> Json:
-        return await self._open().publish(context, topic=topic, payload=payload)
+        await self._open().publish(context, topic=topic, payload=payload)
+        return {"topic": topic}
 
     async def run_task(
         self,
@@ -66,19 +63,17 @@ class Doors:
     ) -> Json:
         return await self._open().run_task(context, task_id=task_id, params=params, wait=wait)
 
-    async def request_approval(
-        self,
-        message: Annotated[str, Field(min_length=1, max_length=4000)],
-        details: Any = None,
-        timeout_seconds: Annotated[float | None, Field(gt=0)] = None,
-        *,
-        context: ToolContext,
-    ) -> Json:
-        return await self._open().request_approval(
-            context, message=message, details=details, timeout_seconds=timeout_seconds
-        )
-
     def _open(self) -> Services:
         if self._services is None:
-            raise ToolError("this tool runs only in a worker", retryable=False)
+            raise ToolError("this process has no database to do it with", retryable=False)
         return self._services
+
+
+async def request_approval(
+    message: str = "",
+    scope: str | None = None,
+    timeout: str | None = None,  # noqa: ASYNC109
+) -> Json:
+    # A pipeline reads a step that uses this name as wait_for: approval, which holds no worker;
+    # it stands here so that the catalogue shows it.
+    raise ToolError("an approval suspends a run; it can not be called by itself", retryable=False)

@@ -1,0 +1,131 @@
+"""What the core does for its own tool packs, over the store."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from uuid import UUID
+
+from ordinaut.clock import Clock
+from ordinaut.engine.tool import ToolContext
+from ordinaut.errors import Conflict, NotFound, ToolError
+from ordinaut.model import Event, Json, NewWork
+from ordinaut.store import agents, cluster, journal, queue, runs, tasks
+from ordinaut.store.database import Database, Tx
+from ordinaut.store.runs import Run
+
+# Facts of the core and of extensions, which nobody else may state.
+RESERVED_TOPICS = ("agent", "ext", "run", "step", "system", "task", "worker")
+FIRST_LOOK = 0.1  # seconds between looks at a run that is waited for; grows to LAST_LOOK
+LAST_LOOK = 2.0
+
+_ENDED = ("succeeded", "failed", "canceled", "dead")
+_TOPIC = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+
+
+class StoreServices:
+    """Implements :class:`ordinaut.plugins.base.Services`."""
+
+    def __init__(self, db: Database, clock: Clock) -> None:
+        self._db = db
+        self._clock = clock
+
+    async def publish(self, call: ToolContext, *, topic: str, payload: Json) -> None:
+        """Write an event into the outbox."""
+        if not _TOPIC.fullmatch(topic) or topic.split(".")[0] in RESERVED_TOPICS:
+            words = ", ".join(RESERVED_TOPICS)
+            raise ToolError(
+                f"topic {topic!r} can not be published: a topic is words joined by dots, such as "
+                f"order.paid, and does not begin with {words}",
+                retryable=False,
+            )
+        event = Event(topic, payload, task_id=call.task_id, run_id=call.run_id)
+        async with self._db.transaction() as tx:
+            await journal.emit(tx, [event])
+
+    async def run_task(
+        self, call: ToolContext, *, task_id: UUID, params: Json, wait: bool
+    ) -> dict[str, Json]:
+        """Enqueue a run of another task; a repeated call finds the run of the first."""
+        run_id = derived_id(call)
+        async with self._db.transaction() as tx:
+            if await _find(tx, run_id) is None:
+                await self._enqueue(tx, call, task_id, run_id, params)
+        if not wait:
+            return {"run_id": str(run_id)}
+        ended = await self._end_of(run_id)
+        if ended.status != "succeeded":
+            raise ToolError(
+                f"run {run_id} of task {task_id} ended as {ended.status}",
+                retryable=False,
+                details={"run_id": str(run_id), "status": ended.status, "error": ended.error},
+            )
+        return {"run_id": str(run_id), "status": ended.status, "output": ended.output}
+
+    async def queue(self) -> Mapping[str, tuple[int, float]]:
+        """Return the due work by state: how much, and the age of the oldest in seconds."""
+        async with self._db.connection() as tx:
+            found = await cluster.queue(tx)
+        now = self._clock.now()
+        return {
+            one.state: (one.count, max(0.0, (now - one.oldest_run_at) / timedelta(seconds=1)))
+            for one in found
+        }
+
+    async def _enqueue(
+        self, tx: Tx, call: ToolContext, task_id: UUID, run_id: UUID, params: Json
+    ) -> None:
+        task = (await tasks.get(tx, task_id, owner=await _owner(tx, call))).task
+        if task.status == "canceled":
+            raise Conflict(f"task {task_id} is canceled and can not be run")
+        work = NewWork(
+            id=run_id,
+            task_id=task.id,
+            task_version=task.version,
+            scheduled_for=None,
+            run_at=self._clock.now(),
+            priority=task.priority,
+            trigger="task",
+            payload=None if params is None else {"params": params},
+            concurrency_key=task.concurrency_key,
+            max_concurrency=task.max_concurrency,
+        )
+        await queue.enqueue(tx, [work])
+        await queue.hint(tx)
+
+    async def _end_of(self, run_id: UUID) -> Run:
+        pause = FIRST_LOOK
+        while True:
+            async with self._db.connection() as tx:
+                run = await runs.get(tx, run_id)
+            if run.status in _ENDED:
+                return run
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, LAST_LOOK)
+
+
+def derived_id(call: ToolContext) -> UUID:
+    """Return the same UUIDv7 for every attempt at this call, in the time of its own run."""
+    digest = int.from_bytes(hashlib.sha256(call.idempotency_key.encode()).digest()[:10])
+    low = digest & 0x3FFF_FFFF_FFFF_FFFF
+    return UUID(
+        int=(call.run_id.int >> 80) << 80 | 0x7 << 76 | (digest >> 68) << 64 | 0b10 << 62 | low
+    )
+
+
+async def _find(tx: Tx, run_id: UUID) -> Run | None:
+    try:
+        return await runs.get(tx, run_id)
+    except NotFound:
+        return None
+
+
+async def _owner(tx: Tx, call: ToolContext) -> UUID | None:
+    """Whose tasks the run may touch; ``None`` stands for everybody's."""
+    if call.agent_id is None:
+        return None
+    agent = await agents.get(tx, call.agent_id)
+    return None if {"admin", "tasks:run:all"} & set(agent.scopes) else call.agent_id
