@@ -34,7 +34,7 @@ from ordinaut.store import agents, migrate
 from ordinaut.store.database import Database
 
 AGENT = "dev"  # the name of the first agent
-READY_TIMEOUT = 90.0  # seconds until the API must be ready
+READY_TIMEOUT = 90.0  # seconds until every process must be ready
 ENDS_BEFORE_READY = 3  # a process that ends so often while starting has a fault
 LONGEST_LINE = 1000  # characters on the console, of at most four bytes each
 STOP_MARGIN = 5.0  # seconds beyond the drain until a process is killed
@@ -201,15 +201,21 @@ class Dev:
         """Wait for the API; false when told to stop instead."""
         deadline = self._clock.monotonic() + READY_TIMEOUT
         while not stopping.is_set():
-            if await is_ready(client):
+            if await is_ready(client) and await self._have_reported(client):
                 return True
             for supervised in self._processes:
                 if supervised.ends >= ENDS_BEFORE_READY:
                     raise Unavailable(f"{supervised.name} does not start: see {supervised.log}")
             if self._clock.monotonic() > deadline:
-                raise Unavailable(f"the API is not ready after {READY_TIMEOUT:g} s")
+                raise Unavailable(f"not ready after {READY_TIMEOUT:g} s: see {self._dir / 'logs'}")
             await asyncio.sleep(0.1)
         return False
+
+    async def _have_reported(self, client: httpx2.AsyncClient) -> bool:
+        """Tell whether the scheduler and the workers are known to the cluster."""
+        wanted = {member.pid for member in self._processes if member.name != "api"}
+        answer = (await client.get("/workers")).raise_for_status().json()
+        return wanted <= {item["pid"] for item in answer["items"]}
 
     def _write_state(self) -> None:
         """Keep the pids in ``dev.json`` current, from the moment that everything is ready."""

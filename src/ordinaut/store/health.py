@@ -1,9 +1,9 @@
-"""What the database tells about itself and about who works on it."""
+"""What the database tells about itself."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from ordinaut.store.database import Queries, Tx
 
@@ -29,9 +29,3 @@ async def server(tx: Tx) -> Server:
         found = await (await tx.execute(SQL["revision"])).fetchone()
         revision = None if found is None else found[0]
     return Server(major, clock, revision)
-
-
-async def heartbeats(tx: Tx, *, within: timedelta) -> dict[str, int]:
-    """Count the processes of each kind whose last heartbeat is not older than ``within``."""
-    cursor = await tx.execute(SQL["heartbeats"], {"within": within})
-    return dict(await cursor.fetchall())

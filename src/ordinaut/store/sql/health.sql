@@ -7,10 +7,3 @@ SELECT current_setting('server_version_num')::int / 10000,
 -- name: revision
 -- The last migration that was applied.
 SELECT version_num FROM alembic_version;
-
--- name: heartbeats
--- How many processes of each kind have shown themselves lately.
-SELECT kind, count(*)
-  FROM worker
- WHERE state <> 'stopped' AND heartbeat_at > now() - %(within)s
- GROUP BY kind;
