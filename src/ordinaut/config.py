@@ -74,6 +74,8 @@ class Settings(BaseModel):
     lease_seconds: Annotated[float, Field(ge=1, le=3600)] = 30.0
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 20.0
     tick_limit: Annotated[int, Field(ge=1, le=100_000)] = 2_000
+    retention_days: Annotated[int, Field(ge=1, le=36_500)] = 90
+    event_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 30
 
     access_token_seconds: Annotated[int, Field(ge=30, le=86_400)] = 900
     refresh_token_seconds: Annotated[int, Field(ge=60, le=31_536_000)] = 1_209_600

@@ -27,6 +27,7 @@ from ordinaut.model import Event
 from ordinaut.store.database import Queries, Tx
 
 SQL = Queries("journal")
+CHANNEL = "ordinaut_event"  # where hint is heard
 
 _SNAPSHOT = r"\d+:\d+:[\d,]*"
 _CURSOR = re.compile(rf"(?P<snapshot>{_SNAPSHOT})\|(?P<target>({_SNAPSHOT})?)\|(?P<seq>\d+)")
@@ -88,6 +89,11 @@ async def emit(tx: Tx, events: Sequence[Event], *, now: datetime | None = None) 
             "data": [Jsonb(e.data) for e in events],
         },
     )
+
+
+async def hint(tx: Tx) -> None:
+    """Wake the relay, which looks by itself a few times a second; once after a batch."""
+    await tx.execute(SQL["hint"])
 
 
 async def read_events(

@@ -21,6 +21,7 @@ from ordinaut.model import Catchup, Json, Overlap, Schedule, TaskStatus
 from ordinaut.store.database import Queries, Tx
 
 SQL = Queries("schedules")
+CHANNEL = "ordinaut_schedule"  # where hint is heard
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,11 +210,11 @@ async def end_tasks(
         await tx.execute(SQL["end_tasks"], {"ids": list(ids), "status": status, "now": now})
 
 
-async def next_due(tx: Tx) -> datetime | None:
-    """Return the earliest instant at which :func:`claim` finds something."""
-    cursor = await tx.execute(SQL["next_due"])
-    row = await cursor.fetchone()
-    return row[0] if row else None
+async def next_due(tx: Tx) -> tuple[datetime, datetime | None]:
+    """Return the database's time, and the earliest instant at which :func:`claim` finds some."""
+    row = await (await tx.execute(SQL["next_due"])).fetchone()
+    assert row is not None  # a SELECT of scalars
+    return row[0], row[1]
 
 
 async def stale(tx: Tx, *, limit: int) -> list[UUID]:

@@ -6,6 +6,10 @@ SELECT coalesce(%(now)s, now()), topic, task_id, run_id, subject, data
               %(subjects)s::text[], %(data)s::jsonb[])
        AS given (topic, task_id, run_id, subject, data);
 
+-- name: hint
+-- Wake the relay; once after a batch, because a NOTIFY makes commits queue up.
+SELECT pg_notify('ordinaut_event', '');
+
 -- name: read_events
 -- One page of the outbox, newest first, for a person who asks what happened.
 SELECT seq, occurred_at, topic, task_id, run_id, subject, data
@@ -45,7 +49,8 @@ SELECT seq, occurred_at, topic, task_id, run_id, subject, data::text
 -- name: save_cursor
 -- Move the cursor, unless to a place that this database has never seen.
 UPDATE event_cursor
-   SET snapshot = %(snapshot)s, target = %(target)s, seq = %(seq)s, updated_at = now()
+   SET snapshot = %(snapshot)s::pg_snapshot, target = %(target)s::pg_snapshot, seq = %(seq)s,
+       updated_at = now()
  WHERE name = %(name)s
    AND pg_snapshot_xmax(coalesce(%(target)s, %(snapshot)s)::pg_snapshot)
        <= pg_snapshot_xmax(pg_current_snapshot())

@@ -114,7 +114,9 @@ UPDATE task
 
 -- name: next_due
 -- The earliest instant at which claim finds something.
-SELECT next_run_at FROM schedule WHERE next_run_at IS NOT NULL ORDER BY next_run_at LIMIT 1;
+SELECT clock_timestamp(),
+       (SELECT next_run_at FROM schedule
+         WHERE next_run_at IS NOT NULL ORDER BY next_run_at LIMIT 1);
 
 -- name: stale
 -- Schedules that were computed with other time zone data. Rows that are locked come next time.

@@ -1,0 +1,59 @@
+-- name: ensure_partitions
+-- Prepare the partitions of some days; those that exist are left alone.
+SELECT ensure_partitions(%(first)s, %(days)s);
+
+-- name: partitions
+-- The daily partitions of a table, by name.
+SELECT child.relname
+  FROM pg_inherits AS i
+  JOIN pg_class AS child ON child.oid = i.inhrelid
+ WHERE i.inhparent = to_regclass(%(parent)s) AND child.relname ~ '_\d{8}$'
+ ORDER BY child.relname;
+
+-- name: relayed
+-- Whether the relay has passed all events of the partitions that end before an instant.
+SELECT NOT EXISTS (
+    SELECT FROM event, event_cursor AS c
+     WHERE c.name = 'relay' AND event.occurred_at < %(before)s
+       AND NOT pg_visible_in_snapshot(event.xid, c.snapshot));
+
+-- name: lock_timeout
+-- Rather come again later than make everybody wait behind us.
+SELECT set_config('lock_timeout', '1s', true);
+
+-- name: old_runs
+-- Runs of days that had no partition.
+DELETE FROM task_run_default WHERE id < uuid7_floor(%(before)s);
+
+-- name: old_steps
+DELETE FROM step_run_default WHERE run_id < uuid7_floor(%(before)s);
+
+-- name: old_events
+DELETE FROM event_default AS e USING event_cursor AS c
+ WHERE e.occurred_at < %(before)s AND c.name = 'relay'
+   AND pg_visible_in_snapshot(e.xid, c.snapshot);
+
+-- name: old_occurrences
+DELETE FROM occurrence
+ WHERE ctid = ANY(ARRAY(SELECT ctid FROM occurrence WHERE decided_at < %(before)s LIMIT 10000));
+
+-- name: old_downtimes
+DELETE FROM downtime WHERE ended_at < %(before)s;
+
+-- name: old_pauses
+-- A pause is needed until the tick has decided what fell into it.
+DELETE FROM pause AS p USING schedule AS s
+ WHERE s.task_id = p.task_id AND p.ended_at < %(before)s AND p.ended_at < s.decided_until;
+
+-- name: old_answers
+-- Idempotency keys are remembered for a day.
+DELETE FROM idempotency WHERE created_at < %(before)s;
+
+-- name: old_tokens
+DELETE FROM refresh_token WHERE expires_at < %(before)s;
+
+-- name: old_revocations
+DELETE FROM revoked_token WHERE expires_at < %(before)s;
+
+-- name: old_processes
+DELETE FROM worker WHERE heartbeat_at < %(before)s;

@@ -1,0 +1,68 @@
+"""Keeping the store in shape: partitions made in time, old rows gone."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta
+from typing import Literal, TypeAlias
+
+from psycopg import errors, sql
+
+from ordinaut.store.database import Database, Queries, Tx
+
+Parent: TypeAlias = Literal["task_run", "step_run", "event"]
+
+SQL = Queries("upkeep")
+
+RUN_TABLES: tuple[Parent, ...] = ("task_run", "step_run")
+
+# What is deleted by age, and how old it may become at most.
+_BRIEF = (
+    ("old_answers", timedelta(days=1)),
+    ("old_tokens", timedelta(days=1)),
+    ("old_revocations", timedelta(0)),
+    ("old_processes", timedelta(days=1)),
+)
+_WITH_RUNS = ("old_runs", "old_steps", "old_occurrences", "old_downtimes", "old_pauses")
+
+
+async def ensure_partitions(db: Database, *, first: date, days: int) -> list[date]:
+    """Prepare the partitions of ``days`` days; returns the days that could not be.
+
+    A day that began without its partition has rows in the default one, and PostgreSQL does not
+    part them. That day stays there, and must not keep the days after it from being prepared.
+    """
+    missed = []
+    for day in (first + timedelta(days=n) for n in range(days)):
+        try:
+            async with db.transaction() as tx:
+                await tx.execute(SQL["ensure_partitions"], {"first": day, "days": 1})
+        except errors.CheckViolation:
+            missed.append(day)
+    return missed
+
+
+async def drop_partitions(tx: Tx, parent: Parent, *, before: date) -> list[str]:
+    """Drop the partitions of days before ``before``; returns their names."""
+    await tx.execute(SQL["lock_timeout"])
+    found = await (await tx.execute(SQL["partitions"], {"parent": parent})).fetchall()
+    old = [name for (name,) in found if name.removeprefix(f"{parent}_") < f"{before:%Y%m%d}"]
+    for name in old:
+        await tx.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(name)))
+    return old
+
+
+async def is_relayed(tx: Tx, *, before: datetime) -> bool:
+    """Tell whether the relay has passed all events that are older than ``before``."""
+    row = await (await tx.execute(SQL["relayed"], {"before": before})).fetchone()
+    return row is not None and bool(row[0])
+
+
+async def sweep(tx: Tx, *, now: datetime, keep_runs: timedelta, keep_events: timedelta) -> int:
+    """Delete old rows outside the partitions; returns how many."""
+    deleted = 0
+    for name, age in _BRIEF:
+        deleted += (await tx.execute(SQL[name], {"before": now - age})).rowcount
+    for name in _WITH_RUNS:
+        deleted += (await tx.execute(SQL[name], {"before": now - keep_runs})).rowcount
+    deleted += (await tx.execute(SQL["old_events"], {"before": now - keep_events})).rowcount
+    return deleted
