@@ -12,6 +12,8 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import structlog
+from structlog.processors import ExceptionRenderer
+from structlog.tracebacks import ExceptionDictTransformer
 
 Listener: TypeAlias = Callable[[str, dict[str, Any]], None]
 
@@ -74,7 +76,11 @@ def _formatter(
     shared: list[structlog.typing.Processor], *, as_json: bool
 ) -> structlog.stdlib.ProcessorFormatter:
     last: list[structlog.typing.Processor] = (
-        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        [
+            # No local variables: they hold what redact can not know, such as addresses.
+            ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
+            structlog.processors.JSONRenderer(),
+        ]
         if as_json
         else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     )
