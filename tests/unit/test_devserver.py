@@ -81,6 +81,12 @@ def test_the_directory_is_free_again_after_its_holder(tmp_path):
         pass
 
 
+def test_a_file_in_the_place_of_the_directory_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(Conflict, match=r"file.*--data-dir"), state.hold(tmp_path / "file"):
+        pass
+
+
 def test_a_directory_is_closed_to_others(tmp_path):
     with state.hold(tmp_path / "new"):
         assert mode(tmp_path / "new") == 0o700

@@ -26,6 +26,7 @@ def _reaper() -> int:
         [sys.executable, "-I", "-S", str(Path(reaper.__file__))],
         {},
         file_actions=[(os.POSIX_SPAWN_DUP2, theirs, 0)],
+        setpgroup=0,  # Ctrl-C in the terminal is not for it
     )
     os.close(theirs)
     return ours
@@ -33,12 +34,17 @@ def _reaper() -> int:
 
 def guard(pid: int, *, stop_signal: int) -> None:
     """Have ``stop_signal`` sent to ``pid`` when this process ends in any way."""
-    os.write(_reaper(), f"+ {pid} {stop_signal}\n".encode())
+    _tell(f"+ {pid} {stop_signal}\n")
 
 
 def release(pid: int) -> None:
     """Take back :func:`guard`: the process ended, its number may soon be another's."""
-    os.write(_reaper(), f"- {pid}\n".encode())
+    _tell(f"- {pid}\n")
+
+
+def _tell(line: str) -> None:
+    with contextlib.suppress(BrokenPipeError):  # somebody killed the reaper: work goes on
+        os.write(_reaper(), line.encode())
 
 
 def stop(process: subprocess.Popen[bytes], *, stop_signal: int, timeout: float) -> None:

@@ -1,7 +1,7 @@
 """Stops the processes of a parent that died.
 
-Run as a script, with the standard library alone and in a session of its own, so that neither
-Ctrl-C nor a signal to the parent's group reaches it. Lines on standard input say what to guard:
+Run as a script, with the standard library alone and in a process group of its own, which
+Ctrl-C does not reach. Lines on standard input say what to guard:
 ``+ PID SIGNAL`` and ``- PID``. The end of the input means that the parent is gone, however it
 went: everything that is still guarded then gets its signal, and SIGKILL when it does not obey.
 (Linux could do this with PR_SET_PDEATHSIG, but that looks at the creating thread and macOS has
@@ -52,5 +52,4 @@ def send(pid: int, number: int) -> bool:
 
 
 if __name__ == "__main__":
-    os.setsid()
     reap(read(sys.stdin))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import psutil
 
@@ -66,8 +66,7 @@ def hold(directory: Path) -> Iterator[None]:
 
     The kernel gives the lock back when its holder dies, so a killed dev leaves none.
     """
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (directory / LOCK).open("a+") as lock:
+    with _open_lock(directory) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -85,6 +84,16 @@ def hold(directory: Path) -> Iterator[None]:
             yield
         finally:
             (directory / FILE).unlink(missing_ok=True)
+
+
+def _open_lock(directory: Path) -> TextIO:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return (directory / LOCK).open("a+")
+    except OSError as error:
+        raise Conflict(
+            f"{error.filename} can not be used: {error.strerror}; choose another --data-dir"
+        ) from None
 
 
 def end_leftovers(directory: Path) -> None:
