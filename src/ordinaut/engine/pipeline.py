@@ -139,7 +139,7 @@ class _PayloadParser:
             save_as = self._problems.name(save_as, f"{path}.save_as")
         self._scope.declare(step_id, save_as, path)
         self._check_combination(raw, path)
-        with self._scope.inside(item="foreach" in raw):
+        with self._scope.inside(item=True if "foreach" in raw else None):
             return self._body(raw, path, step_id, save_as, depth)
 
     def _body(
