@@ -40,9 +40,11 @@ from ordinaut.errors import InvalidArguments
 from ordinaut.model import Event, Json, uuid7
 from ordinaut.plugins import loader
 from ordinaut.plugins.backend import Backend
+from ordinaut.plugins.base import Services
 from ordinaut.plugins.description import Description
 from ordinaut.plugins.events import Pace
 from ordinaut.plugins.host import ExtensionHost
+from ordinaut.plugins.loader import Found
 
 PACE = Pace(block=0.05, first_pause=0.001, handler=5.0)
 DELIVERY_SECONDS = 10.0
@@ -120,13 +122,19 @@ class ExtensionKit:
 
 @asynccontextmanager
 async def extension_kit(
-    folder: str | Path, *, config: Mapping[str, str] | None = None, grants: str | None = None
+    extension: str | Path,
+    *,
+    config: Mapping[str, str] | None = None,
+    grants: str | None = None,
+    services: Services | None = None,
 ) -> AsyncIterator[ExtensionKit]:
-    """Start the extension in ``folder``; raises its reason when it can not be started.
+    """Start one extension; raises its reason when it can not be started.
 
-    ``config`` is what ``ORDINAUT_EXT_<ID>__<KEY>`` would hold, ``grants`` the operator's limit.
+    ``extension`` is a folder, or the id of one that is built in or installed. ``config`` is
+    what ``ORDINAUT_EXT_<ID>__<KEY>`` would hold, ``grants`` the operator's limit, ``services``
+    what a built-in pack may ask of the core.
     """
-    (found,) = loader.discover([Path(folder)], built_in=False, installed=False)
+    found = _find(extension)
     options = {key.lower(): value for key, value in (config or {}).items()}
     if grants is not None:
         options["grants"] = grants
@@ -135,7 +143,7 @@ async def extension_kit(
         _settings({found.id: {**options, "enabled": "true"}}),
         found=[found],
         authorize=_anyone,
-        backend=Backend(publish=memory.publish, transport=lambda: memory, pace=PACE),
+        backend=Backend(memory.publish, lambda: memory, services=services, pace=PACE),
     )
     app = FastAPI()
     errors.install(app)
@@ -224,6 +232,16 @@ class Memory:
                     waits.append(handled)
                     waiting.put(bus.Message(stream, id, fields))
         return waits
+
+
+def _find(extension: str | Path) -> Found:
+    if isinstance(extension, str) and extension.isidentifier():
+        named = [one for one in loader.discover() if one.id == extension]
+    else:
+        named = list(loader.discover([Path(extension)], built_in=False, installed=False))
+    if len(named) != 1:
+        raise LookupError(f"{extension!r} names {len(named)} extensions, not one")
+    return named[0]
 
 
 async def _anyone(scope: Scope, needed: str) -> None:

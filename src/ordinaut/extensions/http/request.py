@@ -133,8 +133,7 @@ class Requests:
             raise ToolError("the HTTP client is not open", retryable=True)
         async with self._client.stream(
             arguments.get("method", "GET"),
-            arguments["url"],
-            params=arguments.get("query"),
+            httpx2.URL(arguments["url"]).copy_merge_params(arguments.get("query", {})),
             headers=_headers(arguments, context),
             content=_content(arguments),
             data=arguments.get("form"),
