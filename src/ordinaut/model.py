@@ -34,6 +34,7 @@ Trigger: TypeAlias = Literal["schedule", "run_now", "backfill", "event", "condit
 Effect: TypeAlias = Literal["pure", "idempotent", "at_most_once"]
 Verdict: TypeAlias = Literal[
     "started",
+    "backfilled",
     "coalesced",
     "skipped_overlap",
     "skipped_calendar",

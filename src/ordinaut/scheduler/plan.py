@@ -166,21 +166,10 @@ def _work(task: Timed, occurrence: Due) -> NewWork:
     run_at, at = occurrence
     if task.jitter_seconds and run_at == at:
         run_at += jitter(task.task_id, at, task.jitter_seconds)
-    key, most = lane(task)
+    key, most = task.lane
     return NewWork(
         uuid7(), task.task_id, task.version, at, run_at, task.priority, "schedule", None, key, most
     )
-
-
-def lane(task: Timed) -> tuple[str | None, int]:
-    """Return the concurrency key of a task's runs, and how many of it may run at a time.
-
-    ``overlap: queue`` is a key of the task's own with room for one; a key that the task shares
-    with others keeps its name, and its runs wait until it is free.
-    """
-    if task.overlap == "queue":
-        return task.concurrency_key or f"task:{task.task_id}", 1
-    return task.concurrency_key, task.max_concurrency
 
 
 def _skipped(task: Timed, at: datetime, ruling: Ruling) -> Skipped:

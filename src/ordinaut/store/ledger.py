@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from ordinaut.model import Verdict
+from ordinaut.model import RunStatus, Verdict
 from ordinaut.store.database import Queries, Tx
 
 SQL = Queries("ledger")
@@ -21,6 +21,18 @@ class Skipped:
     scheduled_for: datetime
     verdict: Verdict
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What became of one occurrence: its run with the run's status, or why there is none."""
+
+    scheduled_for: datetime
+    verdict: Verdict
+    reason: str
+    run_id: UUID | None
+    run_status: RunStatus | None
+    decided_at: datetime
 
 
 async def record(tx: Tx, skipped: Sequence[Skipped], *, now: datetime | None = None) -> None:
@@ -37,3 +49,23 @@ async def record(tx: Tx, skipped: Sequence[Skipped], *, now: datetime | None = N
             "now": now,
         },
     )
+
+
+async def occurrences(
+    tx: Tx, task_id: UUID, *, after: datetime, until: datetime, limit: int
+) -> list[Entry]:
+    """Return what became of the occurrences in ``(after, until]``, the latest first."""
+    cursor = await tx.execute(
+        SQL["occurrences"],
+        {"task_id": task_id, "after": after, "until": until, "limit": limit},
+    )
+    return [Entry(*row) for row in await cursor.fetchall()]
+
+
+async def with_runs(tx: Tx, task_id: UUID, ats: Sequence[datetime]) -> set[datetime]:
+    """Return those of the occurrences that have a run."""
+    if not ats:
+        return set()
+    values = {"task_id": task_id, "ats": list(ats), "first": min(ats)}
+    cursor = await tx.execute(SQL["with_runs"], values)
+    return {at for (at,) in await cursor.fetchall()}

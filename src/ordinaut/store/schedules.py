@@ -11,14 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib import metadata
 from typing import Any
 from uuid import UUID
 
 from ordinaut.model import Catchup, Json, Overlap, Schedule, TaskStatus
+from ordinaut.store import ledger
 from ordinaut.store.database import Queries, Tx
+from ordinaut.store.ledger import Skipped
 
 SQL = Queries("schedules")
 CHANNEL = "ordinaut_schedule"  # where hint is heard
@@ -46,6 +48,17 @@ class Timed:
     resumed_at: datetime | None
     snoozed_for: datetime | None
     snoozed_to: datetime | None
+
+    @property
+    def lane(self) -> tuple[str | None, int]:
+        """The concurrency key of the task's runs, and how many of it may run at a time.
+
+        ``overlap: queue`` is a key of the task's own with room for one; a key that the task
+        shares with others keeps its name, and its runs wait until it is free.
+        """
+        if self.overlap == "queue":
+            return self.concurrency_key or f"task:{self.task_id}", 1
+        return self.concurrency_key, self.max_concurrency
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +138,11 @@ async def snooze(
     """
     first = to if following is None else min(to, following)
     values = {"task_id": task_id, "occurrence": occurrence, "to": to, "next": first}
-    return bool(await _ids(tx, "snooze", values))
-
-
-async def lock(tx: Tx, task_id: UUID) -> bool:
-    """Keep the tick away from a task until commit; False when it has no schedule."""
-    return bool(await _ids(tx, "lock", {"task_id": task_id}))
+    if not await _ids(tx, "snooze", values):
+        return False
+    reason = f"snoozed to {to.astimezone(UTC).isoformat()}"
+    await ledger.record(tx, [Skipped(task_id, occurrence, "snoozed", reason)])
+    return True
 
 
 async def guard(tx: Tx, stall: timedelta) -> None:

@@ -44,10 +44,6 @@ UPDATE schedule
  WHERE task_id = %(task_id)s AND paused_at IS NULL
 RETURNING task_id;
 
--- name: lock
--- Keep the tick away from a schedule until commit.
-SELECT task_id FROM schedule WHERE task_id = %(task_id)s FOR UPDATE;
-
 -- name: guard
 -- Free the locks of a process that froze: its session ends, and the transaction with it.
 SELECT set_config('idle_in_transaction_session_timeout', %(stall)s, true);
