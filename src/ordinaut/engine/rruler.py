@@ -18,11 +18,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
+from itertools import takewhile
 
 from ordinaut.engine.days import DayPattern, DayTimes, Freq
 from ordinaut.engine.localtime import (
     DAY,
     HOUR,
+    MAX_SHIFT,
     MINUTE,
     Zone,
     shown,
@@ -72,15 +74,25 @@ class Recurrence:
 class Start:
     """Where the rules of a set begin: an instant, what the wall shows then, and the first allowed.
 
-    ``bare`` marks a task's creation, whose time of day means nothing.
+    ``written`` marks a DTSTART, ``created`` a task's creation, whose time of day means nothing.
     """
 
     zone: Zone
     at: int
     wall: int
     first_at: int
-    first_wall: int
-    bare: bool = False
+    written: bool = False
+    created: bool = False
+
+    @property
+    def unsteady(self) -> bool:
+        """Tell whether the clock changes so near that walls and instants differ in order."""
+        around = self.zone.offset(self.at - MAX_SHIFT), self.zone.offset(self.at + MAX_SHIFT)
+        return not self.written and around[0] != around[1]
+
+    @property
+    def first_wall(self) -> int:
+        return self.wall + (self.first_at - self.at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,12 +205,11 @@ def _start(found: Recurrence, local: Zone, starts_at: datetime | None, anchor: d
     if found.start is not None:
         where = _zone_of(found.start, local)
         at = where.resolve(found.start.wall)
-        return Start(where, at, found.start.wall, at, found.start.wall)
+        return Start(where, at, found.start.wall, at, written=True)
     moment = starts_at or anchor
     at = to_instant(moment)
     first = at + 1 if starts_at is None or moment.microsecond else at
-    wall = at + local.offset(at)
-    return Start(local, at, wall, first, first + local.offset(first), bare=starts_at is None)
+    return Start(local, at, at + local.offset(at), first, created=starts_at is None)
 
 
 def _zone_of(stamp: Stamp, local: Zone) -> Zone:
@@ -227,17 +238,33 @@ def _rule_timer(rule: Rule, start: Start, dst: Dst) -> Timer:
         ),
         positions=rule.positions,
     )
-    walls = DayRule(
-        _with_days(pattern, shown_at_start), start.first_wall, anchor=start.wall, count=rule.count
-    )
+    walls = _day_rule(_with_days(pattern, shown_at_start), rule.count, start, dst)
     at, wall = _until(rule)
-    return WallTimer(walls.until(wall), start.zone, gap=dst.gap, fold=dst.fold).until(at)
+    timer = WallTimer(walls.until(wall), start.zone, gap=dst.gap, fold=dst.fold).until(at)
+    return timer if start.written else timer.since(start.first_at)
+
+
+def _day_rule(pattern: DayPattern, count: int | None, start: Start, dst: Dst) -> DayRule:
+    first = start.first_wall
+    if start.unsteady:
+        # A wall before this one may still come: shifted by a gap, or as the second in a fold.
+        first -= 2 * DAY
+        if count is not None:
+            walls = DayRule(pattern, first, anchor=start.wall).walls(first)
+            near = takewhile(lambda wall: wall < start.first_wall + DAY, walls)
+            count += sum(_has_passed(wall, start, dst) for wall in near)
+    return DayRule(pattern, first, anchor=start.wall, count=count)
+
+
+def _has_passed(wall: int, start: Start, dst: Dst) -> bool:
+    one = WallTimer(WallList((wall,)), start.zone, gap=dst.gap, fold=dst.fold)
+    return next(one.hits(start.first_at - 1), None) is None
 
 
 def _defaults(rule: Rule, start: Start) -> datetime:
     """Return the wall clock that parts which the rule leaves out are taken from."""
     wall = start.wall
-    if start.bare:
+    if start.created:
         wall -= wall % _UNITS.get(rule.freq, DAY)
     return to_utc(wall)
 

@@ -173,6 +173,7 @@ class WallTimer:
         gap: GapPolicy = "shift",
         fold: DstFold = "first",
     ) -> None:
+        self.first = FIRST_INSTANT
         self.last = LAST_INSTANT
         self._walls = walls
         self._zone = zone
@@ -185,8 +186,13 @@ class WallTimer:
             self.last = min(self.last, instant)
         return self
 
+    def since(self, instant: int) -> WallTimer:
+        """Begin the timer at ``instant``, inclusive."""
+        self.first = max(self.first, instant)
+        return self
+
     def hits(self, after: int) -> Iterator[Hit]:
-        start = after + 1
+        start = max(after + 1, self.first)
         while start <= self.last:
             span = self._zone.span(start)
             wall = next(self._walls.walls(start + span.offset - _SLACK), None)

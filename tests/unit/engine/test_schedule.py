@@ -64,10 +64,9 @@ def test_count_counts_from_creation_and_not_from_the_question() -> None:
 
 
 def test_a_count_creates_exactly_that_many_runs_after_creation() -> None:
-    on_the_dot = rrule(
-        "FREQ=DAILY;COUNT=3", timezone="UTC", anchor=datetime(2027, 1, 5, tzinfo=UTC)
-    )
-    assert len(times(on_the_dot, after=on_the_dot.anchor, count=10)) == 3
+    midnight = datetime(2027, 1, 5, tzinfo=UTC)
+    on_the_dot = rrule("FREQ=DAILY;COUNT=3", timezone="UTC", anchor=midnight)
+    assert len(times(on_the_dot, after=midnight, count=10)) == 3
 
 
 def test_preview_says_when_no_more_follow() -> None:
