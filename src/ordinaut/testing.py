@@ -188,7 +188,7 @@ class Memory:
     async def __aexit__(self, *_: object) -> None:
         return None
 
-    async def ensure_group(self, stream: str, group: str) -> None:
+    async def ensure_group(self, stream: str, group: str, *, start: str) -> None:
         self._queue(stream, group)
 
     async def read(

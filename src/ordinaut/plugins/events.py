@@ -57,7 +57,7 @@ class Transport(Protocol):
 
     async def __aenter__(self) -> Any: ...
     async def __aexit__(self, *_: object) -> None: ...
-    async def ensure_group(self, stream: str, group: str) -> None: ...
+    async def ensure_group(self, stream: str, group: str, *, start: str) -> None: ...
     async def read(
         self, stream: str, group: str, consumer: str, *, block: float, limit: int
     ) -> list[bus.Message]: ...
@@ -108,7 +108,7 @@ class Consumer:
             while True:
                 try:
                     if not joined:
-                        await self._transport.ensure_group(self._of.stream, self._of.group)
+                        await self._join()
                         joined = True
                     await self.run_once()
                 except Unavailable as error:
@@ -117,6 +117,12 @@ class Consumer:
         finally:
             if joined:
                 await self._leave()
+
+    async def _join(self) -> None:
+        # Of an extension's own events a new group misses none; of all events it takes what
+        # comes from now on, or it would begin with the history of the installation.
+        start = "$" if self._of.stream == bus.EVENTS else "0"
+        await self._transport.ensure_group(self._of.stream, self._of.group, start=start)
 
     async def run_once(self) -> None:
         """Handle what a dead consumer left behind, then what is new."""
