@@ -49,6 +49,7 @@ def configure(*, level: str, as_json: bool, process: str) -> None:
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
+        _without_colours,
         redact,
     ]
     structlog.configure(
@@ -61,7 +62,8 @@ def configure(*, level: str, as_json: bool, process: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_formatter(shared, as_json=as_json))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    for talkative in ("httpx2", "alembic"):
+        logging.getLogger(talkative).setLevel(logging.WARNING)
 
 
 def redact(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
@@ -69,6 +71,13 @@ def redact(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typi
     for key in event:
         if any(word in key.lower() for word in SENSITIVE):
             event[key] = "[redacted]"
+    return event
+
+
+def _without_colours(
+    _: Any, __: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    event.pop("color_message", None)  # uvicorn says everything twice
     return event
 
 
