@@ -10,7 +10,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from ordinaut.model import Json, Lease, NewWork, StepRecord, uuid7
-from ordinaut.store import queue
+from ordinaut.store import queue, results
 from ordinaut.store.database import Database, Tx
 
 # Time travels in these tests, but a run's id carries the real time: stay on this day.
@@ -70,32 +70,33 @@ async def lease(
     db: Database, *, worker: UUID = WORKER, limit: int = 100, now: datetime = NOW
 ) -> list[Lease]:
     async with db.connection() as tx:
-        return await queue.lease(tx, worker_id=worker, limit=limit, lease_for=LEASE, now=now)
+        leased = await queue.lease(tx, worker_id=worker, limit=limit, lease_for=LEASE, now=now)
+    return leased.leases
 
 
-def ended(held: Lease, **changes: Any) -> queue.Ended:
+def ended(held: Lease, **changes: Any) -> results.Ended:
     """Return the success of a run."""
     values: dict[str, Any] = {
         "lease": held, "status": "succeeded", "started_at": NOW, "finished_at": NOW,
         **encoded(changes),
     }  # fmt: skip
-    return queue.Ended(**values)
+    return results.Ended(**values)
 
 
-def parked(held: Lease, **changes: Any) -> queue.Parked:
+def parked(held: Lease, **changes: Any) -> results.Parked:
     """Return a retry, or with ``wait`` a suspension."""
     values: dict[str, Any] = {"lease": held, "run_at": later(8), **encoded(changes)}
-    return queue.Parked(**values)
+    return results.Parked(**values)
 
 
-def checkpoint(held: Lease, *records: StepRecord, announce: bool = True) -> queue.Checkpoint:
-    return queue.Checkpoint(lease=held, steps=queue.encode_steps(records), announce=announce)
+def checkpoint(held: Lease, *records: StepRecord, announce: bool = True) -> results.Checkpoint:
+    return results.Checkpoint(lease=held, steps=results.encode_steps(records), announce=announce)
 
 
 def encoded(changes: dict[str, Any]) -> dict[str, Any]:
     """Return ``changes`` with JSON texts in place of JSON values."""
-    texts = {k: queue.encode(changes[k]) for k in ("output", "error", "wait") if k in changes}
-    steps = {"steps": queue.encode_steps(changes["steps"])} if "steps" in changes else {}
+    texts = {k: results.encode(changes[k]) for k in ("output", "error", "wait") if k in changes}
+    steps = {"steps": results.encode_steps(changes["steps"])} if "steps" in changes else {}
     return {**changes, **texts, **steps}
 
 
@@ -108,7 +109,7 @@ def step(step_id: str = "only", **changes: Any) -> StepRecord:
     return StepRecord(**values)
 
 
-async def settle(db: Database, *batch: queue.Ended, worker: UUID = WORKER) -> set[UUID]:
+async def settle(db: Database, *batch: results.Ended, worker: UUID = WORKER) -> set[UUID]:
     async with db.connection() as tx:
         return await queue.settle(tx, batch, worker_id=worker)
 

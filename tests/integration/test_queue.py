@@ -261,7 +261,7 @@ async def test_a_run_that_keeps_killing_its_workers_is_buried(db: Database, task
     async with db.connection() as tx:
         for crash in range(1, queue.MAX_CRASHES + 1):
             [held] = await lease(db, now=later(crash * 100))
-            await queue.mark_started(tx, [held], worker_id=WORKER)
+            await queue.checkpoint(tx, [checkpoint(held)], worker_id=WORKER)
             await queue.expire(tx, now=later(crash * 100 + 31), limit=10)
     assert await lease(db, now=later(1000)) == []
     [(status, error)] = await rows(db, "SELECT status, error FROM task_run")
@@ -279,7 +279,7 @@ async def test_only_a_suspect_that_had_started_is_blamed_for_the_next_crash(
         await queue.expire(tx, now=later(31), limit=10)
         killer, bystander = await lease(db, now=later(31))
         assert (killer.crashes, bystander.crashes) == (1, 1)
-        assert await queue.mark_started(tx, [killer], worker_id=WORKER) == {killer.id}
+        assert await queue.checkpoint(tx, [checkpoint(killer)], worker_id=WORKER) == {killer.id}
         await queue.expire(tx, now=later(62), limit=10)
         found = {held.id: held.crashes for held in await lease(db, now=later(62))}
     assert found == {killer.id: 2, bystander.id: 1}

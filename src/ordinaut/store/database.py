@@ -9,6 +9,7 @@ together commits together.
 from __future__ import annotations
 
 import re
+import select
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cached_property
@@ -58,6 +59,35 @@ async def _configure(connection: AsyncConnection[Any]) -> None:
     set_json_loads(orjson.loads, connection)
 
 
+async def connect(
+    url: str, *, pooled: bool = False, name: str = "ordinaut", options: str = ""
+) -> Tx:
+    """Open one connection in autocommit, for a component that keeps it.
+
+    ``options`` are settings of the session (``-c jit=off``). They are hints for the planner: a
+    pooler that stands in between would not pass them on, so there they are left out.
+    """
+    connection: Tx = await AsyncConnection.connect(
+        url,
+        autocommit=True,
+        application_name=name,
+        connect_timeout=CONNECT_TIMEOUT,
+        prepare_threshold=None if pooled else PREPARE_AFTER,
+        options="" if pooled else options,
+    )
+    await _configure(connection)
+    return connection
+
+
+async def _check(connection: AsyncConnection[Any]) -> None:
+    # An idle server says nothing, except that it is gone. Asking it would cost a round trip for
+    # each loan; so it is asked only when there is something to read.
+    readable = select.poll()
+    readable.register(connection.fileno(), select.POLLIN)
+    if readable.poll(0):
+        await AsyncConnectionPool.check_connection(connection)
+
+
 class Database:
     """A pool of connections to PostgreSQL.
 
@@ -75,7 +105,7 @@ class Database:
             max_size=size,
             open=False,
             configure=_configure,
-            check=AsyncConnectionPool.check_connection,
+            check=_check,
             kwargs={
                 "autocommit": True,
                 "application_name": name,

@@ -26,14 +26,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from operator import itemgetter
-from typing import Any, Literal, TypeAlias
+from typing import Any
 from uuid import UUID
-
-import orjson
 
 from ordinaut.errors import Conflict, NotFound
 from ordinaut.model import Backoff, Json, Lease, NewWork, StepRecord
 from ordinaut.store.database import Queries, Tx
+from ordinaut.store.results import NO_ITEM, Checkpoint, Ended, Parked, array, encode
 
 SQL = Queries("queue")
 
@@ -41,45 +40,6 @@ MAX_CRASHES = 5  # workers that one run may take down before it is buried
 GATE = 0x0D14A6A7E  # advisory lock: one lease at a time counts the runs of concurrency keys
 WORK_CHANNEL = "ordinaut_work"
 CANCEL_CHANNEL = "ordinaut_cancel"
-NO_ITEM = -1  # step_run.item outside a foreach
-
-EndStatus: TypeAlias = Literal["succeeded", "failed", "canceled"]
-JsonText: TypeAlias = str  # from encode() or encode_steps(); encoded early, its size is known
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
-    """A run that is over. ``announce`` says that ``run.started`` is still to be written."""
-
-    lease: Lease
-    status: EndStatus
-    started_at: datetime
-    finished_at: datetime
-    output: JsonText | None = None
-    error: JsonText | None = None
-    steps: JsonText = "[]"
-    announce: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parked:
-    """A run that goes on at ``run_at``: a retry, or with ``wait`` a suspension."""
-
-    lease: Lease
-    run_at: datetime
-    wait: JsonText | None = None
-    error: JsonText | None = None
-    steps: JsonText = "[]"
-    announce: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
-    """Steps of a run that goes on at once."""
-
-    lease: Lease
-    steps: JsonText
-    announce: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +55,14 @@ class Definition:
     backoff_strategy: Backoff
     backoff_seconds: float
     timeout_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """What was taken; ``keyed`` tells whether work with a concurrency key is or was waiting."""
+
+    leases: list[Lease]
+    keyed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,16 +87,16 @@ async def enqueue(tx: Tx, items: Sequence[NewWork], *, now: datetime | None = No
         return []
     parameters = {
         "now": now,
-        "ids": _array([w.id for w in items]),
-        "task_ids": _array([w.task_id for w in items]),
-        "versions": _array([w.task_version for w in items]),
-        "scheduled_fors": _array([w.scheduled_for for w in items]),
-        "run_ats": _array([w.run_at for w in items]),
-        "priorities": _array([w.priority for w in items]),
-        "triggers": _array([w.trigger for w in items]),
-        "payloads": _array([None if w.payload is None else encode(w.payload) for w in items]),
+        "ids": array([w.id for w in items]),
+        "task_ids": array([w.task_id for w in items]),
+        "versions": array([w.task_version for w in items]),
+        "scheduled_fors": array([w.scheduled_for for w in items]),
+        "run_ats": array([w.run_at for w in items]),
+        "priorities": array([w.priority for w in items]),
+        "triggers": array([w.trigger for w in items]),
+        "payloads": array([None if w.payload is None else encode(w.payload) for w in items]),
         "keys": [w.concurrency_key for w in items],
-        "maxima": _array([w.max_concurrency for w in items]),
+        "maxima": array([w.max_concurrency for w in items]),
     }
     return [row[0] for row in await _rows(tx, "enqueue", parameters)]
 
@@ -151,15 +119,35 @@ async def lease(
     worker_id: UUID,
     limit: int,
     lease_for: timedelta,
+    keyed: bool = True,
     now: datetime | None = None,
-) -> list[Lease]:
-    """Take up to ``limit`` runs, the most urgent first, within their concurrency limits."""
+) -> Leased:
+    """Take up to ``limit`` runs, the most urgent first, within their concurrency limits.
+
+    Without ``keyed`` only work that has no concurrency key is taken, in one round trip; the
+    answer tells whether there is other work, so that the next call can ask for it.
+    """
     parameters = {"worker_id": worker_id, "limit": limit, "lease_for": lease_for, "now": now}
+    if not keyed:
+        return _leased(await _rows(tx, "lease", parameters))
     async with tx.transaction():
         [(alone,)] = await _rows(tx, "gate", {"lock": GATE})
-        rows = await _rows(tx, "lease_keyed" if alone else "lease", parameters)
-    rows.sort(key=itemgetter(0, 1))  # RETURNING has no order
-    return [Lease(*row[1:]) for row in rows]
+        return _leased(await _rows(tx, "lease_keyed" if alone else "lease", parameters))
+
+
+async def reclaim(tx: Tx, *, worker_id: UUID, known: Sequence[UUID]) -> int:
+    """Give back what this worker holds without knowing it; return how much that was.
+
+    That happens when the connection breaks between a lease's commit and its answer.
+    """
+    parameters = {"worker_id": worker_id, "known": array(known)}
+    found = await _rows(tx, "reclaim", parameters)
+    fence = {"ids": array([r[0] for r in found]), "tokens": array([r[1] for r in found])}
+    started = array([False] * len(found))
+    rows = await _rows(
+        tx, "release", {"worker_id": worker_id, "now": None, "started": started, **fence}
+    )
+    return len(await _end_canceled(tx, rows))
 
 
 async def renew(
@@ -187,7 +175,7 @@ async def release(
     leases = [*unstarted, *started]
     if not leases:
         return set()
-    flags = _array([False] * len(unstarted) + [True] * len(started))
+    flags = array([False] * len(unstarted) + [True] * len(started))
     parameters = {"worker_id": worker_id, "now": now, "started": flags, **_fence(leases)}
     return await _end_canceled(tx, await _rows(tx, "release", parameters), now=now)
 
@@ -198,13 +186,13 @@ async def settle(tx: Tx, batch: Sequence[Ended], *, worker_id: UUID) -> set[UUID
         return set()
     parameters = {
         "worker_id": worker_id,
-        "announce": _array([e.announce for e in batch]),
-        "statuses": _array([e.status for e in batch]),
-        "started_ats": _array([e.started_at.timestamp() for e in batch]),
-        "finished_ats": _array([e.finished_at.timestamp() for e in batch]),
-        "outputs": _array([e.output for e in batch]),
-        "errors": _array([e.error for e in batch]),
-        "steps": _array([e.steps for e in batch]),
+        "announce": array([e.announce for e in batch]),
+        "statuses": array([e.status for e in batch]),
+        "started_ats": array([e.started_at.timestamp() for e in batch]),
+        "finished_ats": array([e.finished_at.timestamp() for e in batch]),
+        "outputs": array([e.output for e in batch]),
+        "errors": array([e.error for e in batch]),
+        "steps": array([e.steps for e in batch]),
         **_fence([e.lease for e in batch]),
     }
     return {row[0] for row in await _rows(tx, "settle", parameters)}
@@ -216,33 +204,30 @@ async def park(tx: Tx, batch: Sequence[Parked], *, worker_id: UUID) -> set[UUID]
         return set()
     parameters = {
         "worker_id": worker_id,
-        "announce": _array([p.announce for p in batch]),
-        "run_ats": _array([p.run_at for p in batch]),
-        "waits": _array([p.wait for p in batch]),
-        "errors": _array([p.error for p in batch]),
-        "steps": _array([p.steps for p in batch]),
+        "announce": array([p.announce for p in batch]),
+        "run_ats": array([p.run_at for p in batch]),
+        "waits": array([p.wait for p in batch]),
+        "errors": array([p.error for p in batch]),
+        "steps": array([p.steps for p in batch]),
         **_fence([p.lease for p in batch]),
     }
     return await _end_canceled(tx, await _rows(tx, "park", parameters))
 
 
 async def checkpoint(tx: Tx, batch: Sequence[Checkpoint], *, worker_id: UUID) -> set[UUID]:
-    """Keep steps of runs that go on; return the ids of those that are still ours."""
+    """Keep steps of runs that go on; return the ids of those that are still ours.
+
+    Without steps it notes that a run has started.
+    """
     if not batch:
         return set()
     parameters = {
         "worker_id": worker_id,
-        "announce": _array([c.announce for c in batch]),
-        "steps": _array([c.steps for c in batch]),
+        "announce": array([c.announce for c in batch]),
+        "steps": array([c.steps for c in batch]),
         **_fence([c.lease for c in batch]),
     }
     return {row[0] for row in await _rows(tx, "checkpoint", parameters)}
-
-
-async def mark_started(tx: Tx, leases: Sequence[Lease], *, worker_id: UUID) -> set[UUID]:
-    """Note that suspects start; return the ids of those that are still ours."""
-    parameters = {"worker_id": worker_id, **_fence(leases)}
-    return {row[0] for row in await _rows(tx, "mark_started", parameters)}
 
 
 async def checkpoints(tx: Tx, ids: Sequence[UUID]) -> dict[UUID, list[StepRecord]]:
@@ -259,8 +244,8 @@ async def definitions(
     """Return the definitions of ``(task_id, version)`` that exist."""
     pairs = list(wanted)
     parameters = {
-        "task_ids": _array([p[0] for p in pairs]),
-        "versions": _array([p[1] for p in pairs]),
+        "task_ids": array([p[0] for p in pairs]),
+        "versions": array([p[1] for p in pairs]),
     }
     rows = await _rows(tx, "definitions", parameters)
     return {(row[0], row[1]): Definition(*row) for row in rows}
@@ -334,43 +319,16 @@ async def _end_canceled(
     return set(ids)
 
 
-def encode(value: Json) -> JsonText:
-    """Return ``value`` as JSON; raises ``TypeError`` for what is not JSON."""
-    return orjson.dumps(value).decode()
-
-
-def encode_steps(records: Sequence[StepRecord]) -> JsonText:
-    """Return checkpoints in the form that the statements of this module take apart."""
-    return encode(
-        [
-            (
-                s.step_id,
-                NO_ITEM if s.index is None else s.index,
-                s.status,
-                s.attempt,
-                s.uses,
-                s.started_at.timestamp(),
-                None if s.finished_at is None else s.finished_at.timestamp(),
-                s.output,
-                s.error,
-            )
-            for s in records
-        ]
-    )
-
-
-def _array(values: Sequence[Any]) -> str:
-    """Return a PostgreSQL array literal of plain values, ten times faster than the driver.
-
-    A JSON array differs from one by its brackets and in control characters within strings,
-    which ids, names and JSON texts do not have.
-    """
-    return f"{{{orjson.dumps(values)[1:-1].decode()}}}"
+def _leased(rows: list[tuple[Any, ...]]) -> Leased:
+    keyed = bool(rows and rows[0][0])
+    taken = [row for row in rows if row[1] is not None]
+    taken.sort(key=itemgetter(1, 2))  # RETURNING has no order
+    return Leased([Lease(*row[2:]) for row in taken], keyed)
 
 
 def _fence(leases: Sequence[Lease]) -> dict[str, Any]:
     ids, tokens = [held.id for held in leases], [held.token for held in leases]
-    return {"ids": _array(ids), "tokens": _array(tokens)}
+    return {"ids": array(ids), "tokens": array(tokens)}
 
 
 def _step_record(step_id: str, item: int, *rest: Any) -> StepRecord:

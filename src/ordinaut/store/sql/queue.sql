@@ -51,25 +51,32 @@ SELECT run_at FROM due_work
  ORDER BY run_at LIMIT 1;
 
 -- name: gate
--- Whether there is work with a concurrency key and we alone may lease such work until commit.
+-- Whether there is work with a concurrency key (else null), and we alone may lease such work
+-- until this transaction ends.
 SELECT CASE WHEN EXISTS (SELECT FROM due_work
                           WHERE state = 'ready' AND concurrency_key IS NOT NULL)
-            THEN pg_try_advisory_xact_lock(%(lock)s) ELSE false END;
+            THEN pg_try_advisory_xact_lock(%(lock)s) END;
 
 -- name: lease
--- Take the most urgent work that has no concurrency key.
-UPDATE due_work
-   SET state = 'leased', locked_by = %(worker_id)s,
-       locked_until = coalesce(%(now)s, now()) + %(lease_for)s,
-       lease_token = lease_token + 1, attempt = attempt + 1,
-       started_at = CASE WHEN crashes = 0 THEN coalesce(%(now)s, now()) END
- WHERE ctid = ANY(ARRAY(
-       SELECT ctid FROM due_work
-        WHERE state = 'ready' AND concurrency_key IS NULL
-        ORDER BY sort_key, id LIMIT %(limit)s
-          FOR UPDATE SKIP LOCKED))
-RETURNING sort_key, id, lease_token, task_id, task_version, attempt, run_at, scheduled_for,
-          trigger, payload, resumed, crashes;
+-- Take the most urgent work that has no concurrency key, and tell whether there is some that has.
+WITH leased AS (
+    UPDATE due_work
+       SET state = 'leased', locked_by = %(worker_id)s,
+           locked_until = coalesce(%(now)s, now()) + %(lease_for)s,
+           lease_token = lease_token + 1, attempt = attempt + 1,
+           started_at = CASE WHEN crashes = 0 THEN coalesce(%(now)s, now()) END
+     WHERE ctid = ANY(ARRAY(
+           SELECT ctid FROM due_work
+            WHERE state = 'ready' AND concurrency_key IS NULL
+            ORDER BY sort_key, id LIMIT %(limit)s
+              FOR UPDATE SKIP LOCKED))
+    RETURNING sort_key, id, lease_token, task_id, task_version, attempt, run_at, scheduled_for,
+              trigger, payload, resumed, crashes
+)
+SELECT other.keyed, leased.*
+  FROM (SELECT EXISTS (SELECT FROM due_work
+                        WHERE state = 'ready' AND concurrency_key IS NOT NULL) AS keyed) AS other
+  LEFT JOIN leased ON true;
 
 -- name: lease_keyed
 -- Take the most urgent work, of a concurrency key at most what is free of it. The caller holds
@@ -116,16 +123,8 @@ UPDATE due_work
  WHERE ctid = ANY(ARRAY(
        SELECT place FROM (SELECT * FROM admitted UNION ALL SELECT * FROM free) AS candidate
         ORDER BY sort_key, id LIMIT %(limit)s))
-RETURNING sort_key, id, lease_token, task_id, task_version, attempt, run_at, scheduled_for,
-          trigger, payload, resumed, crashes;
-
--- name: mark_started
--- Note that suspects start, so that only they are blamed if their worker dies.
-UPDATE due_work AS w
-   SET started_at = now()
-  FROM unnest(%(ids)s::uuid[], %(tokens)s::integer[]) AS held (id, token)
- WHERE w.id = held.id AND w.lease_token = held.token AND w.locked_by = %(worker_id)s
-RETURNING w.id;
+RETURNING true, sort_key, id, lease_token, task_id, task_version, attempt, run_at,
+          scheduled_for, trigger, payload, resumed, crashes;
 
 -- name: renew
 -- Extend the leases that are still this worker's, and tell which runs shall stop.
@@ -134,6 +133,12 @@ UPDATE due_work AS w
   FROM unnest(%(ids)s::uuid[], %(tokens)s::integer[]) AS held (id, token)
  WHERE w.id = held.id AND w.lease_token = held.token AND w.locked_by = %(worker_id)s
 RETURNING w.id, w.cancel_requested;
+
+-- name: reclaim
+-- Find what this worker holds without knowing it: the answer to its lease was lost.
+SELECT id, lease_token
+  FROM due_work
+ WHERE state = 'leased' AND locked_by = %(worker_id)s AND id <> ALL(%(known)s::uuid[]);
 
 -- name: release
 -- Give work back at once; the attempt that did not happen is not spent.
@@ -279,16 +284,16 @@ WITH parked AS (
 SELECT id, cancel_requested FROM parked;
 
 -- name: checkpoint
--- Keep steps of runs that are still ours, and tell which runs those are. The row is locked so
--- that nobody can take the run between the check and the commit.
+-- Keep steps of runs that are still ours, and tell which runs those are. That touches the row,
+-- so nobody can take the run between the check and the commit.
 WITH held AS (
-    SELECT w.id, w.task_id, w.scheduled_for, w.attempt, given.announce, false AS fresh,
-           given.steps::jsonb
-      FROM due_work AS w
-      JOIN unnest(%(ids)s::uuid[], %(tokens)s::integer[], %(announce)s::boolean[],
-                  %(steps)s::text[]) AS given (id, token, announce, steps) USING (id)
-     WHERE w.lease_token = given.token AND w.locked_by = %(worker_id)s
-       FOR NO KEY UPDATE OF w
+    UPDATE due_work AS w
+       SET started_at = coalesce(w.started_at, now())
+      FROM unnest(%(ids)s::uuid[], %(tokens)s::integer[], %(announce)s::boolean[],
+                  %(steps)s::text[]) AS given (id, token, announce, steps)
+     WHERE w.id = given.id AND w.lease_token = given.token AND w.locked_by = %(worker_id)s
+    RETURNING w.id, w.task_id, w.scheduled_for, w.attempt, given.announce, false AS fresh,
+              given.steps::jsonb
 ), steps AS (
     SELECT run.id AS run_id, run.task_id, run.fresh, one ->> 0 AS step_id,
            (one -> 1)::integer AS item, one ->> 2 AS status, (one -> 3)::integer AS attempt,
@@ -429,7 +434,8 @@ WITH target AS (
 SELECT id, true FROM ended UNION ALL SELECT id, false FROM asked;
 
 -- name: redrive
--- Queue a run again that ended badly; its checkpoints stay, its token goes on.
+-- Queue a run again that ended badly. Its checkpoints stay, its token goes on; failures that
+-- nothing handled are forgotten, so that they are tried as often as the first time.
 WITH old AS (
     DELETE FROM task_run
      WHERE id = %(run_id)s AND status IN ('failed', 'dead', 'canceled')
@@ -446,6 +452,12 @@ WITH old AS (
       FROM old JOIN task AS t ON t.id = old.task_id
     ON CONFLICT (task_id, scheduled_for) DO NOTHING
     RETURNING id, task_id, scheduled_for
+), forgotten AS (
+    DELETE FROM step_run
+     USING made
+     WHERE run_id = made.id
+       AND (step_run.status = 'running'
+            OR step_run.status = 'failed' AND step_run.error -> 'handled' IS DISTINCT FROM 'true')
 ), noted AS (
     INSERT INTO event (occurred_at, topic, task_id, run_id, data)
     SELECT coalesce(%(now)s, now()), 'run.queued', task_id, id,

@@ -1,0 +1,175 @@
+"""One run, from a job to what the store is told about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TypeAlias
+
+from ordinaut.clock import Clock
+from ordinaut.engine.attempt import error_json
+from ordinaut.engine.calls import describe
+from ordinaut.engine.executor import execute
+from ordinaut.engine.outcome import Failed, Outcome, RunInfo
+from ordinaut.engine.registry import ToolRegistry
+from ordinaut.engine.retry import Complete, Fail, RetryAt, Suspend, decide
+from ordinaut.engine.tool import LogEntry, Report
+from ordinaut.errors import StepError
+from ordinaut.model import Json, StepRecord
+from ordinaut.store import results
+from ordinaut.store.results import Ended, Parked
+from ordinaut.telemetry import emit, logger
+from ordinaut.workers.job import Job, Plan
+from ordinaut.workers.settler import Settler
+
+# When a wait has no end. Not "infinity", which Python's datetime can not hold.
+NEVER = datetime(9999, 1, 1, tzinfo=UTC)
+
+Result: TypeAlias = Ended | Parked
+
+log = logger(__name__)
+
+
+class RunJournal:
+    """Where one run writes down what must survive it."""
+
+    __slots__ = ("_job", "_settler")
+
+    def __init__(self, job: Job, settler: Settler) -> None:
+        self._job = job
+        self._settler = settler
+
+    async def checkpoint(self, records: Sequence[StepRecord]) -> None:
+        announce, self._job.announced = not self._job.announced, True
+        await self._settler.note(self._job.lease, tuple(records), announce=announce)
+
+    async def begin(self, record: StepRecord) -> None:
+        await self.checkpoint((record,))
+
+    def report(self, report: Report) -> None:
+        lease = self._job.lease
+        emit("run.report", run_id=lease.id, task_id=lease.task_id, report=report)
+        if isinstance(report, LogEntry):
+            log.info(
+                report.message,
+                level_given=report.level,
+                run_id=str(lease.id),
+                step=report.step_id,
+                **{f"field_{key}": value for key, value in report.fields.items()},
+            )
+
+
+class Execution:
+    """Executes jobs with the tools and the journal of this worker."""
+
+    def __init__(self, registry: ToolRegistry, settler: Settler, clock: Clock) -> None:
+        self._registry = registry
+        self._settler = settler
+        self._clock = clock
+
+    async def perform(self, job: Job) -> Result:
+        """Execute a run; whatever happens inside it becomes its result.
+
+        Only :class:`LeaseLost` and the cancellation of the task come through.
+        """
+        plan = job.plan
+        if isinstance(plan, str):
+            return self.failed(job, {"code": "invalid_definition", "message": plan})
+        outcome = await self._outcome(job, plan)
+        return self.result(job, plan, outcome)
+
+    async def _outcome(self, job: Job, plan: Plan) -> Outcome:
+        lease, definition = job.lease, plan.definition
+        given = lease.payload or {}
+        return await execute(
+            plan.pipeline,
+            run=RunInfo(
+                run_id=lease.id,
+                task_id=lease.task_id,
+                attempt=lease.attempt,
+                max_retries=definition.max_retries,
+                trigger=lease.trigger,
+                scheduled_for=lease.scheduled_for,
+                agent_id=definition.created_by,
+                task={"title": definition.title},
+            ),
+            registry=self._registry,
+            journal=RunJournal(job, self._settler),
+            clock=self._clock,
+            done=job.done,
+            event=given.get("event"),
+            params=given.get("params"),
+        )
+
+    def result(self, job: Job, plan: Plan, outcome: Outcome) -> Result:
+        """Return what the store is told of an outcome."""
+        definition, now = plan.definition, self._clock.now()
+        decision = decide(
+            outcome,
+            attempt=job.lease.attempt,
+            max_retries=definition.max_retries,
+            strategy=definition.backoff_strategy,
+            base_seconds=definition.backoff_seconds,
+            now=now,
+            run_id=job.lease.id,
+        )
+        steps, announce = results.encode_steps(outcome.steps), not job.announced
+        match decision:
+            case Complete(output):
+                return Ended(
+                    lease=job.lease,
+                    status="succeeded",
+                    started_at=job.started_at or now,
+                    finished_at=now,
+                    output=None if output is None else results.encode(output),
+                    steps=steps,
+                    announce=announce,
+                )
+            case RetryAt(run_at, error):
+                text = results.encode(_error_of(outcome, error))
+                return Parked(
+                    lease=job.lease, run_at=run_at, error=text, steps=steps, announce=announce
+                )
+            case Suspend(run_at, waits):
+                wait = results.encode([{"step_id": w.step_id, **w.to_json()} for w in waits])
+                return Parked(
+                    lease=job.lease,
+                    run_at=run_at or NEVER,
+                    wait=wait,
+                    steps=steps,
+                    announce=announce,
+                )
+            case Fail(error):
+                return self.failed(job, _error_of(outcome, error), steps=steps)
+
+    def failed(
+        self, job: Job, error: Json, *, steps: str = "[]", status: results.EndStatus = "failed"
+    ) -> Ended:
+        """Return the end of a run that did not succeed."""
+        now = self._clock.now()
+        return Ended(
+            lease=job.lease,
+            status=status,
+            started_at=job.started_at or now,
+            finished_at=now,
+            error=results.encode(error),
+            steps=steps,
+            announce=not job.announced,
+        )
+
+    def canceled(self, job: Job) -> Ended:
+        """Return the end of a run that was asked to stop."""
+        error = {"code": "canceled", "message": "canceled on request"}
+        return self.failed(job, error, status="canceled")
+
+    def crashed(self, job: Job, error: Exception) -> Ended:
+        """Return the failure of a run in which our own code met what it did not expect."""
+        log.exception("a run ended in an unexpected error", run_id=str(job.lease.id))
+        message = f"the run could not be executed: {describe(error)}"
+        return self.failed(job, {"code": "internal_error", "message": message})
+
+
+def _error_of(outcome: Outcome, error: StepError) -> Json:
+    found = error_json(error, final=False, handled=False)
+    step_id = outcome.step_id if isinstance(outcome, Failed) else None
+    return found if step_id is None else {**found, "step_id": step_id}

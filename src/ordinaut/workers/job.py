@@ -1,0 +1,33 @@
+"""A leased run on its way through the worker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from ordinaut.engine.steps import Pipeline
+from ordinaut.model import Lease, StepRecord
+from ordinaut.store.queue import Definition
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the runs of one version of a task do, parsed once."""
+
+    definition: Definition
+    pipeline: Pipeline
+
+
+@dataclass(slots=True)
+class Job:
+    """A lease with all that its execution needs; ``plan`` may be the reason why there is none.
+
+    ``announced`` says that ``run.started`` is written, or on its way.
+    """
+
+    lease: Lease
+    plan: Plan | str
+    done: Sequence[StepRecord] = ()
+    started_at: datetime | None = None
+    announced: bool = False

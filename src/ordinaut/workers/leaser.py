@@ -1,0 +1,168 @@
+"""Keeps the buffer filled: leases as much as can start soon, and no more.
+
+How much that is follows from the rate at which slots take work. A worker whose runs take
+seconds holds one run for each slot; one that ends 30,000 runs a second reads ahead a moment's
+worth, so that slots never wait for PostgreSQL. When nothing is ready, it sleeps until a NOTIFY
+or the next look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Collection, Sequence
+from datetime import timedelta
+from uuid import UUID
+
+import psycopg
+
+from ordinaut.model import Lease
+from ordinaut.store import queue
+from ordinaut.store.database import Tx
+from ordinaut.telemetry import emit, logger
+from ordinaut.workers.buffer import Buffer
+from ordinaut.workers.job import Job
+from ordinaut.workers.line import Line, pause
+from ordinaut.workers.plans import Plans
+
+AHEAD = 0.04  # seconds of work, at the present rate, that are leased before a slot is free
+MAX_AHEAD = 1_000  # runs
+LOOK = 1.0  # seconds between looks at an empty queue
+LOOK_UNHEARD = 0.25  # the same while nobody listens for notifications
+
+log = logger(__name__)
+
+
+class Leaser:
+    """Owns the connection on which work is leased."""
+
+    def __init__(
+        self,
+        line: Line,
+        *,
+        worker_id: UUID,
+        lease_for: timedelta,
+        buffer: Buffer,
+        plans: Plans,
+        held: Callable[[], Collection[UUID]],
+    ) -> None:
+        self._line = line
+        self._worker_id = worker_id
+        self._lease_for = lease_for
+        self._buffer = buffer
+        self._plans = plans
+        self._held = held
+        self._news = asyncio.Event()
+        self._stopping = False
+        self._keyed = True
+        self._doubt = False
+        self._rate = 0.0
+        self._seen = (0, time.monotonic())
+        self.listening = False
+        self.leases: list[Lease] = []
+
+    def wake(self) -> None:
+        """Look at the queue at once: there is news."""
+        self._news.set()
+
+    def freed(self) -> None:
+        """Look again if a concurrency key was full: a run of it may just have ended."""
+        if self._keyed:
+            self._news.set()
+
+    def stop(self) -> None:
+        """Lease no more; :meth:`run` returns."""
+        self._stopping = True
+        self._news.set()
+        self._buffer.release_waiter()
+
+    async def run(self) -> None:
+        """Keep the buffer filled until :meth:`stop`."""
+        failures = 0
+        while not self._stopping:
+            ahead = self._ahead()
+            await self._buffer.wait_low(ahead // 2 if ahead else -1)
+            try:
+                full = await self.run_once()
+                failures = 0
+            except psycopg.Error as error:
+                self._doubt = True
+                failures += 1
+                log.warning("leasing failed and is tried again", error=str(error))
+                await asyncio.sleep(pause(failures))
+                continue
+            if not full:
+                await self._sleep()
+
+    async def run_once(self) -> bool:
+        """Lease what there is room for; tell whether there may be more."""
+        if self._stopping:
+            return True
+        self._news.clear()
+        tx = await self._line.open()
+        if self._doubt:
+            await self._clear_up(tx)
+        room = self._buffer.idle + self._ahead() - len(self._buffer)
+        if room <= 0:
+            return True
+        found = await queue.lease(
+            tx,
+            worker_id=self._worker_id,
+            limit=room,
+            lease_for=self._lease_for,
+            keyed=self._keyed,
+        )
+        self._keyed = found.keyed
+        self.leases = found.leases
+        await self._prepare(tx)
+        return len(found.leases) == room
+
+    async def _prepare(self, tx: Tx) -> None:
+        if self.leases:
+            self._buffer.put(await self._plans.jobs(tx, self.leases))
+            emit("work.leased", runs=len(self.leases))
+            self.leases = []
+
+    async def _clear_up(self, tx: Tx) -> None:
+        """After an error: go on with what is known to be leased, give back what is not."""
+        await self._prepare(tx)
+        known = list(self._held())
+        await queue.reclaim(tx, worker_id=self._worker_id, known=known)
+        self._doubt = False
+
+    async def give_back(
+        self, *, unstarted: Sequence[Job] = (), started: Sequence[Job] = ()
+    ) -> None:
+        """Put runs back into the queue at once, for other workers to take."""
+        leases = [job.lease for job in unstarted] + self.leases
+        tx = await self._line.open()
+        await queue.release(
+            tx,
+            worker_id=self._worker_id,
+            unstarted=leases,
+            started=[job.lease for job in started],
+        )
+        self.leases = []
+        if leases or started:
+            await queue.hint(tx)
+
+    def _ahead(self) -> int:
+        """Return how many runs beyond the free slots may be held."""
+        taken, at = self._seen
+        now, passed = time.monotonic(), time.monotonic() - at
+        if passed >= AHEAD / 4:
+            rate = (self._buffer.taken - taken) / passed
+            # Up at once and down slowly: a pause between two bursts is no reason to start over.
+            self._rate = max(rate, self._rate * 0.7)
+            self._seen = (self._buffer.taken, now)
+        return min(MAX_AHEAD, int(self._rate * AHEAD))
+
+    async def _sleep(self) -> None:
+        longest = LOOK if self.listening else LOOK_UNHEARD
+        seconds = longest * random.uniform(0.75, 1.25)
+        try:
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
+        except TimeoutError:
+            return

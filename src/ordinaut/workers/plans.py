@@ -1,0 +1,71 @@
+"""The parsed definitions of tasks, kept by version."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from ordinaut.engine.pipeline import parse_pipeline
+from ordinaut.engine.registry import ToolRegistry
+from ordinaut.engine.steps import Pipeline
+from ordinaut.errors import InvalidInput
+from ordinaut.model import Json, Lease
+from ordinaut.store import queue
+from ordinaut.store.database import Tx
+from ordinaut.workers.job import Job, Plan
+
+CAPACITY = 5_000  # versions of tasks
+
+Key = tuple[UUID, int]
+
+
+class Plans:
+    """Turns leases into jobs; what is missing is loaded in one query for all of them."""
+
+    def __init__(self, registry: ToolRegistry, *, capacity: int = CAPACITY) -> None:
+        self._registry = registry
+        self._capacity = capacity
+        self._plans: dict[Key, Plan | str] = {}
+
+    async def jobs(self, tx: Tx, leases: Sequence[Lease]) -> list[Job]:
+        """Return ``leases`` with their plans, and with what was done of them before."""
+        plans = self._plans
+        missing = {key for held in leases if (key := _key(held)) not in plans}
+        if missing:
+            await self._load(tx, list(missing))
+        resumed = [held.id for held in leases if held.resumed]
+        done = await queue.checkpoints(tx, resumed) if resumed else {}
+        jobs = [Job(held, plans[_key(held)], done.get(held.id, ())) for held in leases]
+        self._trim()
+        return jobs
+
+    async def _load(self, tx: Tx, keys: Sequence[Key]) -> None:
+        found = await queue.definitions(tx, keys)
+        for key in keys:
+            self._plans[key] = self._plan(key, found.get(key))
+
+    def _trim(self) -> None:
+        """Forget the oldest that are over the capacity."""
+        surplus = len(self._plans) - self._capacity
+        for key in list(self._plans)[:surplus] if surplus > 0 else ():
+            del self._plans[key]
+
+    def _plan(self, key: Key, definition: queue.Definition | None) -> Plan | str:
+        if definition is None:
+            return f"task {key[0]} has no version {key[1]}"
+        try:
+            return Plan(definition, self._parse(definition.payload))
+        except InvalidInput as error:
+            text = "; ".join(f"{p.path}: {p.message}" for p in error.problems)
+            return f"the pipeline can not be used: {text or error.message}"
+
+    def _parse(self, payload: Json) -> Pipeline:
+        try:
+            return parse_pipeline(payload, registry=self._registry)
+        except InvalidInput:
+            # A tool that is missing here may be on another worker: that is for the step to say.
+            return parse_pipeline(payload, registry=None)
+
+
+def _key(held: Lease) -> Key:
+    return (held.task_id, held.task_version)

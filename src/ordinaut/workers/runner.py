@@ -1,0 +1,218 @@
+"""A worker process: leases due work, executes it, settles it, and leaves without a trace.
+
+::
+
+    PostgreSQL ──lease──► Leaser ──► Buffer ──► Slots ──► Settler ──settle──► PostgreSQL
+                            ▲          N runs at a time      ▲
+                         Listener                        Heartbeat (renews everything above)
+
+A stop goes from left to right: no more leases, what has not started goes back at once, what
+runs may end in time or goes back as well, and the last flush comes before the connections close.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from typing import Any, TypeVar
+from uuid import UUID
+
+import psycopg
+
+from ordinaut.config import Settings
+from ordinaut.engine.registry import ToolRegistry
+from ordinaut.model import Json, uuid7
+from ordinaut.plugins.host import ExtensionHost
+from ordinaut.store import queue
+from ordinaut.telemetry import logger
+from ordinaut.workers.buffer import Buffer
+from ordinaut.workers.clock import DatabaseClock
+from ordinaut.workers.execution import Execution
+from ordinaut.workers.health import HealthServer
+from ordinaut.workers.heartbeat import Heartbeat
+from ordinaut.workers.leaser import Leaser
+from ordinaut.workers.line import BY_INDEX, ROW_BY_ROW, Line
+from ordinaut.workers.listener import Listener
+from ordinaut.workers.plans import Plans
+from ordinaut.workers.settler import Settler
+from ordinaut.workers.slots import GRACE, Slots
+
+LAST_FLUSH = 10.0  # seconds for the last flush and release when the database does not answer
+STALE = 30.0  # seconds without an answer of the database after which a worker is not healthy
+
+T = TypeVar("T")
+
+log = logger(__name__)
+
+
+class Worker:
+    """All parts of one worker, wired together."""
+
+    def __init__(self, settings: Settings, *, registry: ToolRegistry) -> None:
+        self.id: UUID = uuid7()
+        self._settings = settings
+        lease_for = timedelta(seconds=settings.lease_seconds)
+        clock = DatabaseClock()
+        self._lines: list[Line] = []
+        self._buffer = Buffer()
+        self._settler = Settler(self._line("settler", ROW_BY_ROW), worker_id=self.id, clock=clock)
+        self._slots = Slots(
+            settings.worker_concurrency,
+            buffer=self._buffer,
+            execution=Execution(registry, self._settler, clock),
+            settler=self._settler,
+            clock=clock,
+        )
+        self._leaser = Leaser(
+            self._line("leaser", BY_INDEX),
+            worker_id=self.id,
+            lease_for=lease_for,
+            buffer=self._buffer,
+            plans=Plans(registry),
+            held=lambda: self._heartbeat.held().keys(),
+        )
+        self._heartbeat = Heartbeat(
+            self._line("heartbeat", ROW_BY_ROW),
+            worker_id=self.id,
+            lease_for=lease_for,
+            clock=clock,
+            leaser=self._leaser,
+            buffer=self._buffer,
+            slots=self._slots,
+            settler=self._settler,
+        )
+        self._listener = Listener(
+            self._line("listener", direct=True),
+            actions={
+                queue.WORK_CHANNEL: self._leaser.wake,
+                queue.CANCEL_CHANNEL: self._heartbeat.poke,
+            },
+            heard=self._hear,
+        )
+
+        self._settler.settled = self._leaser.freed
+
+    def _line(self, name: str, options: str = "", *, direct: bool = False) -> Line:
+        settings = self._settings
+        url = settings.direct_url if direct else settings.database_url
+        pooled = settings.pooled and not direct
+        line = Line(url, name=f"ordinaut {name}", pooled=pooled, options=options)
+        self._lines.append(line)
+        return line
+
+    def _hear(self, listening: bool) -> None:
+        self._leaser.listening = listening
+
+    async def run(self, *, stop: asyncio.Event, hurry: asyncio.Event) -> None:
+        """Work until ``stop``, then leave in order; ``hurry`` cuts short the wait for runs."""
+        async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+            for line in self._lines:
+                stack.push_async_callback(line.close)
+            lasting = [
+                group.create_task(part.run(), name=type(part).__name__)
+                for part in (self._heartbeat, self._settler, self._slots, self._listener)
+            ]
+            leasing = group.create_task(self._leaser.run(), name="Leaser")
+            log.info("worker started", worker_id=str(self.id), slots=self._slots.count)
+            await stop.wait()
+            self._heartbeat.state = "draining"
+            self._leaser.stop()
+            await leasing
+            await self._drain(hurry)
+            for task in lasting:
+                task.cancel()
+        log.info("worker stopped", worker_id=str(self.id))
+
+    async def _drain(self, hurry: asyncio.Event) -> None:
+        """Give back what has not started, let the rest end in time, write everything down."""
+        with contextlib.suppress(psycopg.Error, TimeoutError):
+            async with asyncio.timeout(LAST_FLUSH):
+                await self._heartbeat.report()
+                await self._leaser.give_back(unstarted=self._buffer.drain())
+        await _first(self._slots.vacant(), hurry.wait(), within=self._settings.drain_seconds)
+        for slot, _ in self._slots.running():
+            slot.stop("released")
+        await _first(self._slots.vacant(), within=2 * GRACE)
+        try:
+            async with asyncio.timeout(LAST_FLUSH):
+                await self._settler.quiet()
+                await self._leaser.give_back(started=self._slots.released)
+                self._heartbeat.state = "stopped"
+                await self._heartbeat.report()
+        except (psycopg.Error, TimeoutError) as error:
+            log.error("the last flush failed; leases will expire", error=str(error))
+
+    def health(self) -> tuple[bool, dict[str, Json]]:
+        """Tell whether the database answers, and how the worker fares."""
+        age = time.monotonic() - self._heartbeat.beat_at
+        healthy = age < STALE
+        status = self._heartbeat.state if healthy else "unhealthy"
+        details = {"status": status, "worker_id": str(self.id), "database_seconds_ago": age}
+        return healthy, {**details, **self._heartbeat.details()}
+
+
+async def serve(settings: Settings) -> None:
+    """Run a worker until SIGTERM or SIGINT; a second signal cuts the drain short."""
+    threads = Threads(max_workers=settings.worker_concurrency, thread_name_prefix="tool")
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(threads)
+    host = ExtensionHost(settings)
+    await host.start_tools()
+    try:
+        await _serve(settings, Worker(settings, registry=host.tools))
+    finally:
+        await host.stop()
+    if threads.busy:
+        # A thread can not be stopped, and the interpreter would wait for it.
+        log.warning("leaving tools that do not stop", threads=threads.busy)
+        logging.shutdown()
+        os._exit(0)
+
+
+async def _serve(settings: Settings, worker: Worker) -> None:
+    stop, hurry = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lambda: (hurry if stop.is_set() else stop).set())
+    async with AsyncExitStack() as stack:
+        if settings.worker_health_port:
+            server = HealthServer(
+                host=settings.host, port=settings.worker_health_port, check=worker.health
+            )
+            await stack.enter_async_context(server)
+        await worker.run(stop=stop, hurry=hurry)
+
+
+async def _first(*waits: Coroutine[Any, Any, object], within: float) -> None:
+    """Wait until one of ``waits`` is over, at most so many seconds."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    await asyncio.wait(tasks, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Threads(ThreadPoolExecutor):
+    """The threads that synchronous tools run in; it knows how many are at work."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._open: set[Future[Any]] = set()
+
+    @property
+    def busy(self) -> int:
+        return sum(1 for future in tuple(self._open) if future.running())
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        future = super().submit(fn, *args, **kwargs)
+        self._open.add(future)
+        future.add_done_callback(self._open.discard)
+        return future
