@@ -24,8 +24,7 @@ import re
 from datetime import UTC
 from uuid import UUID
 
-from ordinaut import bus as transport
-from ordinaut.bus import Bus, Entry
+from ordinaut.bus import EVENTS, MAX_LENGTH, Bus, Entry, extension_stream
 from ordinaut.clock import Clock
 from ordinaut.store import journal
 from ordinaut.store.database import Database, Tx
@@ -90,12 +89,10 @@ class Relay:
 
     async def _refill(self, tx: Tx, marker: str | None, cursor: Cursor) -> bool:
         begun = _REFILL.fullmatch(marker or "")
-        if begun is None:
-            log.warning("relay.refill", reason="Redis has no marker of this database")
-            after = await journal.refill_from(tx, keep=transport.MAX_LENGTH)
-        else:
-            after = int(begun[1])
+        after = int(begun[1]) if begun else await journal.refill_from(tx, keep=MAX_LENGTH)
         events = await journal.read_refill(tx, cursor, after=after, limit=self._batch)
+        if events and not begun:
+            log.warning("relay.refill", marker=marker, after=after)
         done = len(events) < self._batch
         await self._bus.append(
             [entry for event in events for entry in entries_of(event)],
@@ -119,9 +116,9 @@ def entries_of(event: Fresh) -> list[Entry]:
         "data": event.data,
     }
     fields = {name: value for name, value in fields.items() if value}
-    streams = [transport.EVENTS]
+    streams = [EVENTS]
     if found := _EXTENSION_TOPIC.fullmatch(event.topic):
-        streams.append(transport.extension_stream(*found.groups()))
+        streams.append(extension_stream(*found.groups()))
     return [Entry(stream, fields) for stream in streams]
 
 
