@@ -34,6 +34,8 @@ async def load(client: httpx2.AsyncClient) -> None:
         task = known.get(name)
         if task is None:
             answer = await client.post("/tasks", json=wanted)
+            if answer.is_success:  # so that there is something to see at once
+                answer = await client.post(f"/tasks/{answer.json()['id']}/run_now")
         elif task["payload"] != wanted["payload"]:
             changed = {"payload": wanted["payload"]}
             answer = await client.patch(f"/tasks/{task['id']}", json=changed)
