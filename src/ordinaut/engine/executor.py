@@ -92,9 +92,14 @@ def _last_records(done: Sequence[StepRecord]) -> dict[Key, StepRecord]:
     last: dict[Key, StepRecord] = {}
     for record in done:
         key = (record.step_id, record.index)
-        if key not in last or record.attempt >= last[key].attempt:
+        if key not in last or _age(record) >= _age(last[key]):
             last[key] = record
     return last
+
+
+def _age(record: StepRecord) -> tuple[int, bool]:
+    # The marker of a call and its end belong to one attempt; the end is the later.
+    return record.attempt, record.status != "running"
 
 
 class _RunContext:

@@ -7,6 +7,7 @@ import inspect
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import CellType
 from typing import Any, TypeAlias, get_origin
 
 from pydantic import BaseModel, ConfigDict, PydanticSchemaGenerationError, TypeAdapter, create_model
@@ -79,12 +80,30 @@ def _kind(fn: ToolFunction) -> ToolKind:
 
 
 def _hints(fn: ToolFunction) -> dict[str, Any]:
+    """Return the type hints; one that can not be resolved stands for anything.
+
+    That is usual for names imported under ``TYPE_CHECKING``. Each hint is resolved on its own,
+    so that one such name does not take the others with it.
+    """
+    inner = inspect.unwrap(_inner(fn))
+    annotations = getattr(inner, "__annotations__", {})
+    names = {**getattr(inner, "__globals__", {}), **_closure(inner)}
+    return {name: _resolved(name, hint, names) for name, hint in annotations.items()}
+
+
+def _closure(fn: ToolFunction) -> dict[str, Any]:
+    code = getattr(fn, "__code__", None)
+    cells = getattr(fn, "__closure__", None) or ()
+    filled = zip(code.co_freevars if code else (), cells, strict=False)
+    return {name: cell.cell_contents for name, cell in filled if cell != CellType()}
+
+
+def _resolved(name: str, hint: Any, names: dict[str, Any]) -> Any:
+    holder = type("holder", (), {"__annotations__": {name: hint}})
     try:
-        return typing.get_type_hints(_inner(fn), include_extras=True)
-    except Exception:
-        # Foreign annotations may name anything; a function without readable hints is a tool
-        # that takes everything, its author can still give the schemas.
-        return {}
+        return typing.get_type_hints(holder, names, names, include_extras=True)[name]
+    except Exception:  # foreign annotations may be anything
+        return Any
 
 
 def _parameters(fn: ToolFunction) -> list[inspect.Parameter]:

@@ -110,17 +110,31 @@ def test_typed_parameters_are_converted(registry: ToolRegistry) -> None:
     assert tool.gives.accepts({"to": "y", "copies": 1})
 
 
+def test_a_local_type_is_found_when_the_function_uses_it(registry: ToolRegistry) -> None:
+    class Local(BaseModel):
+        n: int
+
+    async def post(local: Local) -> int:
+        return Local.model_validate(local).n
+
+    tool = registry.register("test.local", post)
+
+    assert tool.prepare is not None
+    assert tool.prepare({"local": {"n": 1}}) == {"local": Local(n=1)}
+
+
 def test_a_function_without_readable_hints_takes_what_its_names_say(
     registry: ToolRegistry,
 ) -> None:
-    def odd(a: "NoSuchType", b=1):  # type: ignore  # noqa: F821, UP037
+    def odd(a: "NoSuchType", b=1, *, n: int = 0):  # type: ignore  # noqa: F821, UP037
         return a
 
     tool = registry.register("test.odd", odd)
 
     assert tool.takes is not None
     assert tool.takes.accepts({"a": {"any": "thing"}})
-    assert not tool.takes.accepts({"c": 1})
+    assert not tool.takes.accepts({"a": 1, "c": 1})
+    assert not tool.takes.accepts({"a": 1, "n": "x"})
 
 
 @pytest.mark.parametrize(
