@@ -27,6 +27,7 @@ from ordinaut.store.schedules import Timed
 from ordinaut.telemetry import emit, logger
 
 DAYS_AHEAD = 7  # partitions that are prepared: as long as a cluster may be without a leader
+STALL = timedelta(seconds=10)
 BATCH = 1_000  # rows of one transaction
 
 log = logger(__name__)
@@ -45,6 +46,7 @@ class Holding:
     async def transaction(self) -> AsyncIterator[Tx]:
         """Open a transaction that counts only while nobody else has become the leader."""
         async with self.db.transaction() as tx:
+            await leaders.guard(tx, stall=STALL)
             if not await leaders.confirm(tx, "housekeeping", epoch=self.epoch):
                 raise Conflict(f"the housekeeping of epoch {self.epoch} has ended")
             yield tx

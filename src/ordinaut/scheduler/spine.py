@@ -21,12 +21,12 @@ that wakes up late can slip through. An entry may come twice; its id is the same
 from __future__ import annotations
 
 import re
-from datetime import UTC
+from datetime import UTC, timedelta
 from uuid import UUID
 
 from ordinaut.bus import EVENTS, MAX_LENGTH, Bus, Entry, extension_stream
 from ordinaut.clock import Clock
-from ordinaut.store import journal
+from ordinaut.store import journal, leaders
 from ordinaut.store.database import Database, Tx
 from ordinaut.store.journal import Cursor, Fresh
 from ordinaut.telemetry import emit, logger
@@ -34,6 +34,7 @@ from ordinaut.telemetry import emit, logger
 CURSOR = "relay"
 SOURCE = "/ordinaut"  # of the CloudEvents envelope
 BATCH = 1_000  # events; Redis answers nobody else while it takes them
+STALL = timedelta(seconds=20)  # longer than the transport waits for Redis
 CHECK_EVERY = 1.0  # seconds between looks at an idle Redis
 
 _EXTENSION_TOPIC = re.compile(r"ext\.([^.]+)\.(.+)")
@@ -58,6 +59,7 @@ class Relay:
         Raises :class:`~ordinaut.errors.Unavailable` when Redis is away: nothing is lost.
         """
         async with self._db.transaction() as tx:
+            await leaders.guard(tx, stall=STALL)
             cursor = await journal.lock_cursor(tx, CURSOR)
             if cursor is None:
                 return False

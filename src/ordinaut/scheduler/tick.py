@@ -40,7 +40,7 @@ from ordinaut.model import Event, Schedule
 from ordinaut.scheduler.calendars import Calendars
 from ordinaut.scheduler.catchup import Absences, Following
 from ordinaut.scheduler.plan import Plan, plan, undecided_after
-from ordinaut.store import journal, ledger, pulse, queue, schedules
+from ordinaut.store import journal, leaders, ledger, pulse, queue, schedules
 from ordinaut.store.database import Database, Tx
 from ordinaut.store.pulse import Downtime
 from ordinaut.store.schedules import Advance, Pause, Timed
@@ -98,7 +98,7 @@ async def tick(
 
 
 async def _fire(tx: Tx, calendars: Calendars, *, limit: int, now: datetime | None) -> TickResult:
-    await schedules.guard(tx, STALL)
+    await leaders.guard(tx, stall=STALL)
     instant, ids = await schedules.claim(tx, limit=limit, now=now)
     if instant is None:
         return TickResult()

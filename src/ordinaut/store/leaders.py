@@ -33,3 +33,11 @@ async def confirm(tx: Tx, duty: Duty, *, epoch: int) -> bool:
     """Tell whether a holding still counts, and keep it so until commit."""
     cursor = await tx.execute(SQL["confirm"], {"name": duty, "epoch": epoch})
     return await cursor.fetchone() is not None
+
+
+async def guard(tx: Tx, *, stall: timedelta) -> None:
+    """Let PostgreSQL end this transaction when its process is silent for longer than ``stall``.
+
+    So the locks of a process that froze do not stop those that work.
+    """
+    await tx.execute(SQL["guard"], {"stall": str(int(stall.total_seconds() * 1000))})

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from typing import Any
@@ -143,11 +143,6 @@ async def snooze(
     reason = f"snoozed to {to.astimezone(UTC).isoformat()}"
     await ledger.record(tx, [Skipped(task_id, occurrence, "snoozed", reason)])
     return True
-
-
-async def guard(tx: Tx, stall: timedelta) -> None:
-    """Let PostgreSQL end this transaction when its process is silent for longer than ``stall``."""
-    await tx.execute(SQL["guard"], {"stall": str(int(stall.total_seconds() * 1000))})
 
 
 async def claim(

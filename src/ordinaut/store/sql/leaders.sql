@@ -17,3 +17,7 @@ UPDATE leader
 SELECT true FROM leader
  WHERE name = %(name)s AND epoch = %(epoch)s AND until >= clock_timestamp()
    FOR SHARE;
+
+-- name: guard
+-- Free the locks of a process that froze: its session ends, and the transaction with it.
+SELECT set_config('idle_in_transaction_session_timeout', %(stall)s, true);

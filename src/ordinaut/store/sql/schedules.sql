@@ -44,10 +44,6 @@ UPDATE schedule
  WHERE task_id = %(task_id)s AND paused_at IS NULL
 RETURNING task_id;
 
--- name: guard
--- Free the locks of a process that froze: its session ends, and the transaction with it.
-SELECT set_config('idle_in_transaction_session_timeout', %(stall)s, true);
-
 -- name: claim
 -- Take due schedules that no other scheduler has taken.
 SELECT coalesce(%(now)s, now()), task_id

@@ -1,0 +1,275 @@
+"""The cluster's housekeeping: what the leader does, and that nothing makes it stop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import copy_context
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+
+from ordinaut.clock import SystemClock, TravelClock
+from ordinaut.config import Settings
+from ordinaut.errors import Conflict
+from ordinaut.model import Event, uuid7
+from ordinaut.scheduler import janitor
+from ordinaut.scheduler.janitor import HOLDING, Holding
+from ordinaut.scheduler.leader import LEASE, Leadership
+from ordinaut.scheduler.metronome import Housekeeping, Metronome
+from ordinaut.store import journal, leaders, queue, schedules
+from ordinaut.store.database import Database
+from queueing import make_task, work
+from ticking import START, add_task, after, enqueued, rows, state, tick_until
+
+SETTINGS = {"redis_url": "redis://127.0.0.1:1", "secret": "s" * 40}
+
+
+async def lead(db: Database, *, clock: TravelClock | None = None, **settings: int) -> Holding:
+    """Become the leader, as far as this test's context goes."""
+    async with db.connection() as tx:
+        epoch = await leaders.seize(tx, "housekeeping", holder=uuid7(), lease=timedelta(minutes=10))
+    assert epoch is not None
+    configured = Settings(database_url=db.url, **SETTINGS, **settings)
+    holding = Holding(db, configured, clock or TravelClock(datetime.now(UTC)), epoch)
+    HOLDING.set(holding)
+    return holding
+
+
+async def test_an_expired_lease_goes_back_to_the_queue(db: Database):
+    await lead(db)
+    task = await make_task(db)
+    async with db.transaction() as tx:
+        await queue.enqueue(tx, [work(task)])
+        [lease] = (
+            await queue.lease(tx, worker_id=UUID(int=1), limit=1, lease_for=timedelta(seconds=-1))
+        ).leases
+
+    await janitor.expire_leases()
+
+    assert await rows(db, "SELECT id, state FROM due_work") == [(lease.id, "ready")]
+
+
+async def test_a_leader_that_was_followed_does_nothing_any_more(db: Database):
+    await lead(db)
+    async with db.connection() as tx:
+        await tx.execute("UPDATE leader SET epoch = epoch + 1 WHERE name = 'housekeeping'")
+
+    with pytest.raises(Conflict, match="epoch 1 has ended"):
+        await janitor.expire_leases()
+
+
+async def test_partitions_are_prepared_for_the_days_ahead(db: Database):
+    holding = await lead(db)
+    await janitor.prepare_partitions()
+    await janitor.prepare_partitions()
+
+    last = holding.clock.now().date() + timedelta(days=janitor.DAYS_AHEAD - 1)
+    for table in ("event", "task_run", "step_run"):
+        assert await exists(db, f"{table}_{last:%Y%m%d}")
+
+
+async def test_a_day_that_began_without_its_partition_does_not_block_the_next(db: Database):
+    clock = TravelClock(datetime.now(UTC) + timedelta(days=30))
+    await lead(db, clock=clock)
+    async with db.connection() as tx:
+        await journal.emit(tx, [Event("test.early", {})], now=clock.now())
+
+    await janitor.prepare_partitions()
+
+    today = clock.now().date()
+    assert not await exists(db, f"event_{today:%Y%m%d}")
+    assert await exists(db, f"event_{today + timedelta(days=1):%Y%m%d}")
+
+
+async def test_days_beyond_the_retention_are_dropped(db: Database):
+    clock = TravelClock(datetime.now(UTC) + timedelta(days=40))
+    await lead(db, clock=clock, retention_days=39, event_retention_days=39)
+    today = datetime.now(UTC).date()
+
+    await janitor.drop_history()
+
+    assert not await exists(db, f"task_run_{today - timedelta(days=1):%Y%m%d}")
+    assert await exists(db, f"task_run_{today + timedelta(days=1):%Y%m%d}")
+    assert not await exists(db, f"event_{today - timedelta(days=1):%Y%m%d}")
+
+
+async def test_events_that_were_not_relayed_are_kept_whatever_their_age(db: Database):
+    clock = TravelClock(datetime.now(UTC) + timedelta(days=40))
+    await lead(db, clock=clock, event_retention_days=1)
+    async with db.connection() as tx:
+        await journal.emit(tx, [Event("test.waiting", {})])
+
+    await janitor.drop_history()
+    assert await rows(db, "SELECT count(*) FROM event") == [(1,)]
+
+    async with db.transaction() as tx:
+        cursor = await journal.lock_cursor(tx, "relay")
+        assert cursor is not None
+        _, behind = await journal.read_fresh(tx, cursor, limit=10)
+        await journal.save_cursor(tx, "relay", behind)
+    await janitor.drop_history()
+    assert await rows(db, "SELECT count(*) FROM event") == [(0,)]
+
+
+async def test_rows_that_nobody_needs_are_swept(db: Database):
+    clock = TravelClock(datetime.now(UTC) + timedelta(days=100))
+    await lead(db, clock=clock)
+    task = await add_task(db, "interval", "PT1M", starts_at=START, overlap="skip")
+    await tick_until(db, after(minutes=3))
+    async with db.connection() as tx:
+        await tx.execute("INSERT INTO downtime VALUES (%s, %s)", (START, after(minutes=1)))
+    assert len(await rows(db, "SELECT * FROM occurrence")) == 2
+
+    await janitor.drop_history()
+
+    assert await rows(db, "SELECT * FROM occurrence") == []
+    assert await rows(db, "SELECT * FROM downtime") == []
+    assert await enqueued(db, task) == [after(minutes=1)]
+
+
+async def test_new_time_zone_data_recomputes_and_reports_what_moved(db: Database):
+    await lead(db)
+    moved = await add_task(db, "cron", "0 12 * * *", timezone="Europe/Chisinau")
+    same = await add_task(db, "cron", "0 12 * * *")
+    wrong = after(hours=1)
+    async with db.connection() as tx:
+        await tx.execute("UPDATE schedule SET tzdata = '2020.1'")
+        await tx.execute("UPDATE schedule SET next_run_at = %s WHERE task_id = %s", (wrong, moved))
+
+    await janitor.recompute_schedules()
+    await janitor.recompute_schedules()
+
+    assert await state(db, moved) == ("active", after(hours=2))
+    assert await state(db, same) == ("active", after(hours=4))
+    async with db.connection() as tx:
+        [event] = await journal.read_events(tx, limit=9, topic="task.drifted")
+    assert event.event.task_id == moved
+    assert event.event.data == {
+        "old": wrong.isoformat(),
+        "new": after(hours=2).isoformat(),
+        "tzdata": schedules.tzdata_version(),
+    }
+
+
+async def test_a_duty_has_one_holder_and_goes_to_another_when_it_is_given_back(db: Database):
+    clock = TravelClock(START)
+    first, second = (Leadership(db, clock, "relay", holder=uuid7()) for _ in range(2))
+    assert await first.renew() == 1
+    assert await second.renew() is None
+
+    await first.resign()
+    clock.move(LEASE)
+    assert await second.renew() == 2
+    assert first.epoch is None
+
+
+async def test_a_holder_that_could_not_renew_does_not_believe_in_its_lease(db: Database):
+    clock = TravelClock(START)
+    leader = Leadership(db, clock, "relay", holder=uuid7())
+    assert await leader.renew() == 1
+
+    clock.move(LEASE)
+    assert leader.epoch is None
+
+
+calls: list[datetime] = []
+
+
+async def counted() -> None:
+    calls.append(HOLDING.get().clock.now())
+    if len(calls) == 2:
+        raise RuntimeError("a job that fails")
+
+
+@asynccontextmanager
+async def housekeeping(db: Database) -> AsyncIterator[Housekeeping]:
+    calls.clear()
+    await lead(db)
+    house = Housekeeping(db.url, [(f"{__name__}:counted", timedelta(seconds=0.1))], copy_context())
+    await house.start(now=datetime.now(UTC))
+    try:
+        yield house
+    finally:
+        await house.stop()
+
+
+async def called(times: int) -> None:
+    async with asyncio.timeout(15):
+        while len(calls) < times:  # noqa: ASYNC110  another thread decides when
+            await asyncio.sleep(0.02)
+
+
+async def test_a_job_that_fails_is_done_again(db: Database):
+    async with housekeeping(db):
+        await called(5)
+
+
+async def test_jobs_go_on_after_their_store_was_away(db: Database):
+    async with housekeeping(db):
+        await called(3)
+        async with db.connection() as tx:
+            await tx.execute("ALTER TABLE apscheduler_jobs RENAME TO away")
+        await asyncio.sleep(0.5)  # not to synchronise: the length of the outage
+        count = len(calls)
+        async with db.connection() as tx:
+            await tx.execute("ALTER TABLE away RENAME TO apscheduler_jobs")
+            await tx.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND query LIKE '%apscheduler_jobs%'"
+                " AND pid <> pg_backend_pid()"
+            )
+        await called(count + 5)
+
+
+async def test_jobs_that_this_version_does_not_know_are_dropped(db: Database):
+    async with housekeeping(db):
+        await called(1)
+    house = Housekeeping(
+        db.url, [("ordinaut.scheduler.janitor:expire_leases", LEASE)], copy_context()
+    )
+    await house.start(now=datetime.now(UTC))
+    await house.stop()
+
+    assert await rows(db, "SELECT id FROM apscheduler_jobs") == [
+        ("ordinaut.scheduler.janitor:expire_leases",)
+    ]
+
+
+async def test_the_metronome_strikes_when_asked_and_at_worst_every_second():
+    clock = SystemClock()
+    async with Metronome(clock) as metronome:
+        await metronome.wait()
+        begun = clock.monotonic()
+        metronome.strike_in(timedelta(seconds=0.2))
+        await metronome.wait()
+        assert 0.15 < clock.monotonic() - begun < 0.9
+        begun = clock.monotonic()
+        await metronome.wait()
+        assert clock.monotonic() - begun < 1.5
+
+
+async def test_the_metronome_goes_on_after_a_fault_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    async with Metronome(SystemClock()) as metronome:
+        await metronome.wait()
+        store = metronome._scheduler._jobstores["default"]
+        real, failures = store.update_job, []
+
+        def fail_once(job: object) -> None:
+            if not failures:
+                failures.append(job)
+                raise RuntimeError("the job store is away")
+            real(job)
+
+        monkeypatch.setattr(store, "update_job", fail_once)
+        async with asyncio.timeout(10):
+            for _ in range(3):
+                await metronome.wait()
+        assert failures
+
+
+async def exists(db: Database, table: str) -> bool:
+    [(found,)] = await rows(db, "SELECT to_regclass(%s) IS NOT NULL", table)
+    return bool(found)
