@@ -26,6 +26,7 @@ from typing import Any, TypeAlias
 from ordinaut.clock import Clock
 from ordinaut.engine import values, waiting
 from ordinaut.engine.attempt import Attempt, Context, error_json, gave_up, is_over, shown_error
+from ordinaut.engine.context import RunContext
 from ordinaut.engine.duration import format_instant
 from ordinaut.engine.invocation import Invoker
 from ordinaut.engine.outcome import (
@@ -78,7 +79,7 @@ async def execute(
     """
     execution = _Execution(
         Invoker(run, registry, journal=journal, clock=clock, secrets=secrets),
-        _RunContext(run, {**pipeline.params, **params} if params else pipeline.params, event),
+        RunContext(run, {**pipeline.params, **params} if params else pipeline.params, event),
         journal=journal,
         clock=clock,
         prior=_last_records(done) if done else {},
@@ -102,48 +103,6 @@ def _age(record: StepRecord) -> tuple[int, bool]:
     return record.attempt, record.status != "running"
 
 
-class _RunContext:
-    """What the expressions of a run see; built only when one is evaluated."""
-
-    __slots__ = ("_built", "_event", "_params", "_run", "_steps")
-
-    def __init__(self, run: RunInfo, params: Mapping[str, Json], event: Json) -> None:
-        self._run = run
-        self._params = params
-        self._event = event
-        self._steps: dict[str, Json] = {}
-        self._built: dict[str, Json] | None = None
-
-    def remember(self, step: Step, output: Json) -> None:
-        """Let later expressions see the output of a step."""
-        self._steps[step.id] = output
-        if step.save_as is not None:
-            self._steps[step.save_as] = output
-
-    def view(self, extra: Context | None = None) -> Context:
-        """Return the context, with ``item``, ``index`` or ``error`` where there are such."""
-        built = self._built
-        if built is None:
-            built = self._built = self._build()
-        return built if extra is None else {**built, **extra}
-
-    def _build(self) -> dict[str, Json]:
-        run = self._run
-        at = run.scheduled_for
-        return {
-            "params": self._params,
-            "steps": self._steps,
-            "event": self._event,
-            "task": {"id": str(run.task_id), **run.task},
-            "run": {
-                "id": str(run.run_id),
-                "attempt": run.attempt,
-                "trigger": run.trigger,
-                "scheduled_for": None if at is None else format_instant(at),
-            },
-        }
-
-
 class _Execution:
     """One execution of one run."""
 
@@ -152,7 +111,7 @@ class _Execution:
     def __init__(
         self,
         invoker: Invoker,
-        context: _RunContext,
+        context: RunContext,
         *,
         journal: Journal,
         clock: Clock,
@@ -209,6 +168,9 @@ class _Execution:
             ended = await self._try(attempt)
         except StepError as error:
             return await self._handle(attempt, error)
+        if isinstance(ended, Failed) and self._is_for_group(step, ended):
+            self._fresh.extend(ended.steps)
+            return await self._handle(attempt, ended.error, final=True)
         if not isinstance(ended, StepRecord) or ended is prior:
             return ended
         return self._note(ended)
@@ -242,12 +204,12 @@ class _Execution:
             return True  # it held when the waiting began
         return step.condition.evaluate(self._context.view(attempt.extra), now=attempt.started)
 
-    async def _handle(self, attempt: Attempt, error: StepError) -> Ended:
+    async def _handle(self, attempt: Attempt, error: StepError, *, final: bool = False) -> Ended:
         """Try again, go on as ``on_error`` says, or stop the run."""
         step = attempt.step
         error.path = error.path or step.path
-        limit = self._max_retries if step.max_retries is None else step.max_retries
-        final = not may_retry(error, attempt=attempt.number, max_retries=limit)
+        outcome = Failed(error, (), step.id, attempt.number, step.max_retries, step.backoff)
+        final = final or self._is_final(outcome)
         # What may have happened in the world is for a person to decide, not for on_error.
         handled = final and step.on_error != "fail" and not isinstance(error, EffectUnknown)
         problem = error_json(error, final=final, handled=handled and step.on_error == "continue")
@@ -257,6 +219,14 @@ class _Execution:
         if isinstance(step.on_error, Step):
             return await self._run_handler(attempt, record)
         return self._note(replace(record, output={"error": shown_error(record)}))
+
+    def _is_final(self, failed: Failed) -> bool:
+        limit = self._max_retries if failed.max_retries is None else failed.max_retries
+        return not may_retry(failed.error, attempt=failed.attempt, max_retries=limit)
+
+    def _is_for_group(self, step: Step, failed: Failed) -> bool:
+        """Tell whether the failure of a member is handled by ``on_error`` of its group."""
+        return bool(step.parallel) and step.on_error != "fail" and self._is_final(failed)
 
     async def _run_handler(self, attempt: Attempt, failure: StepRecord) -> Ended:
         """Run the step that handles a failure; its output stands for that of the failed one."""
@@ -311,7 +281,7 @@ class _Execution:
             await self._side_by_side(jobs, step, collect)
         except values.NotJson as error:
             raise StepError(f"{step.path}: the outputs together: {error.message}") from None
-        return _combined(stopped) if stopped else outputs
+        return self._combined(stopped) if stopped else outputs
 
     def _items(self, attempt: Attempt, foreach: Foreach) -> list[Json]:
         context, now = self._context.view(attempt.extra), attempt.started
@@ -344,7 +314,16 @@ class _Execution:
 
         jobs = (partial(self._step, child, attempt.extra) for child in children)
         await self._side_by_side(jobs, attempt.step, collect)
-        return _combined(stopped) if stopped else outputs
+        return self._combined(stopped) if stopped else outputs
+
+    def _combined(self, stopped: list[Failed | Suspended]) -> Failed | Suspended:
+        """Return one outcome for several: a failure that is final first, any, then waiting."""
+        failures = [s for s in stopped if isinstance(s, Failed)]
+        records = tuple(record for s in stopped for record in s.steps)
+        if failures:
+            return replace(max(failures, key=self._is_final), steps=records)
+        waits = tuple(wait for s in stopped if isinstance(s, Suspended) for wait in s.waits)
+        return Suspended(waits, records)
 
     async def _side_by_side(
         self,
@@ -365,13 +344,3 @@ class _Execution:
 def _is_answer(step: Step, record: StepRecord) -> bool:
     """Tell whether a record only says what was answered to a step that waits and does no more."""
     return step.wait_for is not None and step.wait_id == step.id and record.status == "succeeded"
-
-
-def _combined(stopped: list[Failed | Suspended]) -> Failed | Suspended:
-    """Return one outcome for several: a failure that is final first, then any, then waiting."""
-    failures = [s for s in stopped if isinstance(s, Failed)]
-    records = tuple(record for s in stopped for record in s.steps)
-    if failures:
-        return replace(min(failures, key=lambda f: f.error.retryable), steps=records)
-    waits = tuple(wait for s in stopped if isinstance(s, Suspended) for wait in s.waits)
-    return Suspended(waits, records)

@@ -40,7 +40,7 @@ async def run_side_by_side(
             done, _ = await asyncio.wait(
                 active, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
             )
-            for task in done:
+            for task in sorted(done, key=active.__getitem__):
                 if not collect(active.pop(task), task.result()):
                     rest = enumerate(())
             if waiting() >= batch or (waiting() and loop.time() >= due):

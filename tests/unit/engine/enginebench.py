@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ordinaut.clock import TravelClock
@@ -27,11 +28,13 @@ class MemoryJournal:
     begun: list[StepRecord] = field(default_factory=list)
     reports: list[Report] = field(default_factory=list)
     lose_after: int | None = None
+    written: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def checkpoint(self, records: Sequence[StepRecord]) -> None:
         if self.lose_after is not None and len(self.checkpoints) >= self.lose_after:
             raise LeaseLost("another worker owns the run")
         self.checkpoints.append(tuple(records))
+        self.written.set()
 
     async def begin(self, record: StepRecord) -> None:
         self.begun.append(record)
@@ -87,6 +90,18 @@ class Bench:
         )
         self.known.extend(outcome.steps)
         return outcome
+
+    def answer(self, step_id: str, answer: Json) -> None:
+        """Answer what a suspended run waits for, as the API or an event would."""
+        (waiting,) = [r for r in self.known if r.step_id == step_id and r.status == "waiting"]
+        self.known.remove(waiting)
+        self.known.append(
+            replace(waiting, status="succeeded", finished_at=self.clock.now(), output=answer)
+        )
+
+    def travel(self, **by: float) -> None:
+        """Let time pass."""
+        self.clock.move(timedelta(**by))
 
     async def _secrets(self, names: frozenset[str]) -> Mapping[str, str]:
         return {name: self.secrets[name] for name in names if name in self.secrets}
