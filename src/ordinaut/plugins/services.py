@@ -81,19 +81,20 @@ class StoreServices:
         task = (await tasks.get(tx, task_id, owner=await _owner(tx, call))).task
         if task.status == "canceled":
             raise Conflict(f"task {task_id} is canceled and can not be run")
+        now = self._clock.now()
         work = NewWork(
             id=run_id,
             task_id=task.id,
             task_version=task.version,
             scheduled_for=None,
-            run_at=self._clock.now(),
+            run_at=now,
             priority=task.priority,
             trigger="task",
             payload=None if params is None else {"params": params},
             concurrency_key=task.concurrency_key,
             max_concurrency=task.max_concurrency,
         )
-        await queue.enqueue(tx, [work])
+        await queue.enqueue(tx, [work], now=now)
         await queue.hint(tx)
 
     async def _end_of(self, run_id: UUID) -> Run:
