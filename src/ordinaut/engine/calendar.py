@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime
 from functools import lru_cache
 from itertools import groupby
 
-from ordinaut.engine import rruler
+from ordinaut.engine import rrule_text, rruler
 from ordinaut.engine.days import Freq, new_year, weekday_of
 from ordinaut.engine.localtime import (
     DAY,
@@ -196,7 +196,7 @@ def _event(lines: dict[str, list[str]]) -> _Event | None:
         raise InvalidSchedule.at("ics", "an event has no DTSTART")
     summary = lines.get("SUMMARY", [":event"])[0].partition(":")[2].strip()
     try:
-        found = rruler.parse_lines(
+        found = rrule_text.parse_lines(
             name + value
             for name in ("DTSTART", "RRULE", "RDATE", "EXDATE")
             for value in lines.get(name, ())
@@ -209,7 +209,7 @@ def _event(lines: dict[str, list[str]]) -> _Event | None:
         raise InvalidSchedule.at("ics", f"event {shown(summary)} repeats within a day")
     anchor = datetime(1970, 1, 1, tzinfo=UTC)
     days = rruler.timer(
-        rruler.floating(found), utc(), starts_at=None, anchor=anchor, dst=rruler.Dst()
+        rrule_text.floating(found), utc(), starts_at=None, anchor=anchor, dst=rruler.Dst()
     )
     return _Event(days, length, summary)
 
@@ -217,7 +217,7 @@ def _event(lines: dict[str, list[str]]) -> _Event | None:
 def _length(lines: dict[str, list[str]], start: Stamp) -> int:
     """Return how many days an event touches; DTEND as a date is the day after the last."""
     if "DTEND" in lines:
-        end = rruler.parse_lines(["DTSTART" + lines["DTEND"][0]]).start or start
+        end = rrule_text.parse_lines(["DTSTART" + lines["DTEND"][0]]).start or start
         return max(1, -(-end.wall // DAY) - start.wall // DAY)
     match = _DAYS_LONG.fullmatch(lines.get("DURATION", [""])[0].lstrip(":;"))
     return max(1, int(match[1] or 0) * 7 + int(match[2] or 0)) if match else 1

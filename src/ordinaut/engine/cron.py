@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ordinaut.engine.days import LAST_WORKDAY, DayPattern, DayTimes, Freq
+from ordinaut.engine.days import LAST_WORKDAY, MIDNIGHT, DayPattern, DayTimes, Freq
 from ordinaut.engine.localtime import FIRST_INSTANT, MINUTE, Zone, shown
 from ordinaut.engine.rrule_parts import refused
 from ordinaut.engine.timers import DayRule, ElapsedTimer, Timer, WallFilter, WallTimer
@@ -180,17 +180,21 @@ def _monday_first(weekday: int) -> int:
     return (weekday - 1) % 7
 
 
-def timer(cron: Cron, local: Zone, *, gap: DstGap, fold: DstFold) -> Timer:
-    """Return the timer of a cron expression in a zone."""
-    pattern = DayPattern(
+def pattern_of(cron: Cron) -> DayPattern:
+    """Return the days of a cron expression, and the times of a fixed one."""
+    return DayPattern(
         Freq.MONTHLY,
         months=cron.months,
         month_days=cron.month_days,
         weekdays=cron.weekdays,
         either=cron.either,
-        times=DayTimes(cron.hours, cron.minutes, cron.seconds) if cron.fixed else DayTimes((0,)),
+        times=DayTimes(cron.hours, cron.minutes, cron.seconds) if cron.fixed else MIDNIGHT,
     )
-    days = DayRule.always(pattern)
+
+
+def timer(cron: Cron, local: Zone, *, gap: DstGap, fold: DstFold) -> Timer:
+    """Return the timer of a cron expression in a zone."""
+    days = DayRule.always(pattern_of(cron))
     if cron.fixed:
         return WallTimer(days, local, gap="end" if gap == "shift" else "skip", fold=fold)
     filtered = cron.months or cron.month_days or cron.weekdays

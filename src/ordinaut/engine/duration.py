@@ -1,69 +1,44 @@
-"""Lengths of time as people write them: ``24h``, ``1d-2h``, ``PT15M``."""
+"""ISO 8601 durations of fixed length: weeks, days, hours, minutes, seconds."""
 
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
 
-_UNITS = {
-    "ms": timedelta(milliseconds=1),
-    "s": timedelta(seconds=1),
-    "m": timedelta(minutes=1),
-    "h": timedelta(hours=1),
-    "d": timedelta(days=1),
-    "w": timedelta(weeks=1),
-}
-_PART = r"\d{1,9}\s*(?:ms|[smhdw])"
-_SHORT = re.compile(rf"{_PART}(?:\s*{_PART})*\Z", re.ASCII)
-_SHORT_PART = re.compile(r"(\d+)\s*(ms|[smhdw])", re.ASCII)
-_SHIFT = re.compile(rf"\s*now((?:\s*[+-]\s*{_PART})+)\s*\Z", re.ASCII)
-_SHIFT_PART = re.compile(r"([+-])\s*(\d+)\s*(ms|[smhdw])", re.ASCII)
-_ISO = re.compile(
-    r"P(?=\d|T\d)(?:(\d{1,9})W)?(?:(\d{1,9})D)?"
-    r"(?:T(?=\d)(?:(\d{1,9})H)?(?:(\d{1,9})M)?(?:(\d{1,9}(?:\.\d{1,6})?)S)?)?\Z",
-    re.ASCII,
+from ordinaut.engine.localtime import DAY, HOUR, MINUTE, shown
+from ordinaut.engine.rrule_parts import refused
+
+MAX_INTERVAL = 100 * 366 * DAY
+
+_SECONDS = {"weeks": 7 * DAY, "days": DAY, "hours": HOUR, "minutes": MINUTE, "seconds": 1}
+_DURATION = re.compile(
+    r"P(?:(?P<weeks>\d{1,9})W)?(?:(?P<days>\d{1,9})D)?"
+    r"(?:T(?=\d)(?:(?P<hours>\d{1,9})H)?(?:(?P<minutes>\d{1,9})M)?(?:(?P<seconds>\d{1,12})S)?)?"
 )
 
-FORMS = 'such as "90s", "1h30m", "7d" or "PT15M"'
+
+def parse_duration(text: str) -> int:
+    """Return the seconds of a duration; raise InvalidSchedule with what would be right."""
+    seconds = sum(_SECONDS[unit] * number for unit, number in duration_parts(text).items())
+    if not 1 <= seconds <= MAX_INTERVAL:
+        raise refused(f"{shown(text)}: an interval is at least one second and at most 100 years")
+    return seconds
 
 
-def parse_duration(text: str) -> timedelta | None:
-    """Return the length ``text`` names, or ``None`` when it names none.
-
-    Months and years are not lengths of time and are not accepted.
-    """
-    text = text.strip()
-    if _SHORT.match(text):
-        parts = _SHORT_PART.findall(text)
-        return sum((int(count) * _UNITS[unit] for count, unit in parts), timedelta())
-    iso = _ISO.match(text)
-    if iso is None:
-        return None
-    weeks, days, hours, minutes, seconds = (float(part or 0) for part in iso.groups())
-    return timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds)
+def duration_parts(text: str) -> dict[str, int]:
+    """Return a duration as it is written: ``{"hours": 1, "minutes": 30}``."""
+    word = text.strip().upper()
+    match = _DURATION.fullmatch(word)
+    if match is None or word == "P":
+        raise refused(f"{shown(text)} is not a duration; {_hint(word)}")
+    return {unit: int(number) for unit, number in match.groupdict().items() if number}
 
 
-def parse_shift(text: str) -> timedelta | None:
-    """Return the sum of ``now+1d-2h``, or ``None`` when ``text`` is something else."""
-    found = _SHIFT.match(text)
-    if found is None:
-        return None
-    total = timedelta()
-    for sign, count, unit in _SHIFT_PART.findall(found[1]):
-        length = int(count) * _UNITS[unit]
-        total = total + length if sign == "+" else total - length
-    return total
-
-
-def format_instant(instant: datetime) -> str:
-    """Return an instant in RFC 3339, in UTC: ``2026-03-01T10:00:00Z``."""
-    return instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
-
-
-def parse_instant(text: str) -> datetime | None:
-    """Return the instant of an RFC 3339 text with its offset, or ``None``."""
-    try:
-        instant = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return instant.astimezone(UTC) if instant.tzinfo is not None else None
+def _hint(word: str) -> str:
+    if re.match(r"P[\dW]*\d+[YM]", word):
+        return (
+            "months and years differ in length, so write a rule for them "
+            "(FREQ=MONTHLY;BYMONTHDAY=1); minutes have a T before them (PT5M)"
+        )
+    if re.search(r"\d[.,]\d", word):
+        return "fractions are not supported, the smallest interval is PT1S"
+    return "write an ISO 8601 duration: PT10S, PT5M, PT1H30M, P1D, P1W"

@@ -1,4 +1,4 @@
-"""RFC 5545 recurrence sets: text to a value, a value to a timer.
+"""RFC 5545 recurrence sets as timers.
 
 The set is every RRULE and RDATE, without what EXRULE and EXDATE name. Where the RFC leaves room:
 
@@ -13,11 +13,9 @@ The set is every RRULE and RDATE, without what EXRULE and EXDATE name. Where the
 from __future__ import annotations
 
 import heapq
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import lru_cache
 from itertools import takewhile
 
 from ordinaut.engine.days import DayPattern, DayTimes, Freq
@@ -27,13 +25,13 @@ from ordinaut.engine.localtime import (
     MAX_SHIFT,
     MINUTE,
     Zone,
-    shown,
     to_instant,
     to_utc,
     utc,
     zone,
 )
-from ordinaut.engine.rrule_parts import Rule, Stamp, parse_rule, parse_stamp, refused
+from ordinaut.engine.rrule_parts import Rule, Stamp, refused
+from ordinaut.engine.rrule_text import Recurrence
 from ordinaut.engine.timers import (
     DayRule,
     ElapsedTimer,
@@ -48,26 +46,8 @@ from ordinaut.model import DstFold, DstGap
 
 # Counting through a filtered rule of HOURLY or finer takes a step for each occurrence.
 MAX_FILTERED_COUNT = 20_000
-MAX_DATES = 5_000
-MAX_RULES = 32
-
-_NAMES = "DTSTART|RRULE|EXRULE|RDATE|EXDATE"
-_FOLD = re.compile(rf"\r?\n[ \t](?!\s*(?:{_NAMES})[:;])", re.IGNORECASE)
-_BREAK = re.compile(rf"[\r\n]+|\s+(?=(?:{_NAMES})[:;])", re.IGNORECASE)
-_LINE = re.compile(rf"({_NAMES})((?:;[^:;]+)*):(.*)", re.IGNORECASE | re.DOTALL)
 _UNITS = {Freq.HOURLY: HOUR, Freq.MINUTELY: MINUTE, Freq.SECONDLY: 1}
 _MAX_EXCLUDED = 20_000
-
-
-@dataclass(frozen=True, slots=True)
-class Recurrence:
-    """A recurrence set as it was written."""
-
-    start: Stamp | None = None
-    rules: tuple[Rule, ...] = ()
-    without: tuple[Rule, ...] = ()
-    extra: tuple[Stamp, ...] = ()
-    removed: tuple[Stamp, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,41 +83,6 @@ class Dst:
     fold: DstFold = "first"
 
 
-@lru_cache(maxsize=4_096)
-def parse(text: str) -> Recurrence:
-    """Read content lines, or one bare ``FREQ=…``; raise InvalidSchedule naming what is wrong."""
-    found = parse_lines(filter(None, map(str.strip, _BREAK.split(_FOLD.sub("", text)))))
-    if not (found.rules or found.extra):
-        raise refused("there is no RRULE or RDATE; write FREQ=…, or use the kind once")
-    if len(found.rules) + len(found.without) > MAX_RULES:
-        raise refused(f"more than {MAX_RULES} rules in one expression; make several tasks")
-    if len(found.extra) + len(found.removed) > MAX_DATES:
-        raise refused(f"more than {MAX_DATES} dates in one expression; use a calendar")
-    return found
-
-
-def parse_lines(lines: Iterable[str]) -> Recurrence:
-    """Read unfolded content lines, whatever they amount to."""
-    found = Recurrence()
-    for line in lines:
-        found = _with_line(found, line)
-    return found
-
-
-def floating(found: Recurrence) -> Recurrence:
-    """Return the set with all its times as they are shown, without their zones."""
-
-    def shown_only(stamps: tuple[Stamp, ...]) -> tuple[Stamp, ...]:
-        return tuple(replace(stamp, utc=False, zone=None) for stamp in stamps)
-
-    return replace(
-        found,
-        start=found.start and replace(found.start, utc=False, zone=None),
-        extra=shown_only(found.extra),
-        removed=shown_only(found.removed),
-    )
-
-
 def timer(
     found: Recurrence,
     local: Zone,
@@ -147,7 +92,7 @@ def timer(
     dst: Dst,
 ) -> Timer:
     """Return the timer of a recurrence set; ``local`` is the zone of times without one."""
-    start = _start(found, local, starts_at, anchor)
+    start = start_of(found, local, starts_at, anchor)
     extra = found.extra if found.rules or found.start is None else (*found.extra, found.start)
     including = [_rule_timer(rule, start, dst) for rule in found.rules]
     including += _list_timers(extra, start.zone, dst)
@@ -157,51 +102,8 @@ def timer(
     return _Set(including, excluding, _removed(found.removed, start.zone), start.zone)
 
 
-def _with_line(found: Recurrence, line: str) -> Recurrence:
-    match = _LINE.fullmatch(line)
-    if match is None:
-        if "=" in line and ":" not in line.split("=")[0]:
-            return replace(found, rules=(*found.rules, parse_rule(line)))
-        known = _NAMES.replace("|", ", ")
-        raise refused(f"{shown(line)} is neither a rule (FREQ=…) nor one of {known}")
-    name, parameters, value = match[1].upper(), match[2], match[3]
-    if name in ("RRULE", "EXRULE"):
-        rule = parse_rule(value)
-        if name == "RRULE":
-            return replace(found, rules=(*found.rules, rule))
-        return replace(found, without=(*found.without, rule))
-    stamps = _stamps(name, parameters, value)
-    if name == "RDATE":
-        return replace(found, extra=found.extra + stamps)
-    if name == "EXDATE":
-        return replace(found, removed=found.removed + stamps)
-    if found.start is not None or len(stamps) != 1:
-        raise refused("DTSTART is given twice; one expression has one start")
-    return replace(found, start=stamps[0])
-
-
-def _stamps(name: str, parameters: str, value: str) -> tuple[Stamp, ...]:
-    given = dict(_parameter(name, word) for word in parameters.split(";")[1:])
-    if given.get("VALUE", "DATE-TIME").upper() not in ("DATE", "DATE-TIME"):
-        raise refused(f"{name}: VALUE={given['VALUE']} is not supported, only DATE and DATE-TIME")
-    found = tuple(parse_stamp(word, name) for word in value.split(","))
-    tzid = given.get("TZID")
-    if tzid is None:
-        return found
-    zone(tzid, path="schedule_expr")
-    if any(stamp.utc for stamp in found):
-        raise refused(f"{name}: a time ends in Z or has a TZID, not both")
-    return tuple(replace(stamp, zone=tzid) for stamp in found)
-
-
-def _parameter(name: str, word: str) -> tuple[str, str]:
-    key, _, value = word.partition("=")
-    if key.upper() not in ("TZID", "VALUE") and not key.upper().startswith("X-"):
-        raise refused(f"{name}: {shown(key)} is not a parameter; known are TZID and VALUE")
-    return key.strip().upper(), value.strip().strip('"')
-
-
-def _start(found: Recurrence, local: Zone, starts_at: datetime | None, anchor: datetime) -> Start:
+def start_of(found: Recurrence, local: Zone, starts_at: datetime | None, anchor: datetime) -> Start:
+    """Return where the rules of a set begin: DTSTART, else ``starts_at``, else ``anchor``."""
     if found.start is not None:
         where = _zone_of(found.start, local)
         at = where.resolve(found.start.wall)
@@ -218,27 +120,34 @@ def _zone_of(stamp: Stamp, local: Zone) -> Zone:
     return zone(stamp.zone, path="schedule_expr") if stamp.zone else local
 
 
-def _rule_timer(rule: Rule, start: Start, dst: Dst) -> Timer:
-    if rule.freq in _UNITS:
-        return _elapsed(rule, start)
-    shown_at_start = _defaults(rule, start)
+def pattern_of(rule: Rule, start: Start) -> DayPattern:
+    """Return a rule's days and times; the times only of DAILY and coarser."""
+    clock = defaults_of(rule, start)
+    coarse = rule.freq not in _UNITS
     pattern = DayPattern(
-        freq=rule.freq,
-        interval=rule.interval,
+        freq=rule.freq if coarse else Freq.DAILY,
+        interval=rule.interval if coarse else 1,
         week_start=rule.week_start,
         months=frozenset(rule.months),
         month_days=frozenset(rule.month_days),
         year_days=frozenset(rule.year_days),
         week_numbers=frozenset(rule.week_numbers),
         weekdays=frozenset(rule.weekdays),
-        times=DayTimes(
-            rule.hours or (shown_at_start.hour,),
-            rule.minutes or (shown_at_start.minute,),
-            rule.seconds or (shown_at_start.second,),
-        ),
-        positions=rule.positions,
     )
-    walls = _day_rule(_with_days(pattern, shown_at_start), rule.count, start, dst)
+    if not coarse:
+        return pattern
+    times = DayTimes(
+        rule.hours or (clock.hour,),
+        rule.minutes or (clock.minute,),
+        rule.seconds or (clock.second,),
+    )
+    return replace(_with_days(pattern, clock), times=times, positions=rule.positions)
+
+
+def _rule_timer(rule: Rule, start: Start, dst: Dst) -> Timer:
+    if rule.freq in _UNITS:
+        return _elapsed(rule, start)
+    walls = _day_rule(pattern_of(rule, start), rule.count, start, dst)
     at, wall = _until(rule)
     timer = WallTimer(walls.until(wall), start.zone, gap=dst.gap, fold=dst.fold).until(at)
     return timer if start.written else timer.since(start.first_at)
@@ -261,7 +170,7 @@ def _has_passed(wall: int, start: Start, dst: Dst) -> bool:
     return next(one.hits(start.first_at - 1), None) is None
 
 
-def _defaults(rule: Rule, start: Start) -> datetime:
+def defaults_of(rule: Rule, start: Start) -> datetime:
     """Return the wall clock that parts which the rule leaves out are taken from."""
     wall = start.wall
     if start.created:
@@ -283,7 +192,7 @@ def _with_days(pattern: DayPattern, start: datetime) -> DayPattern:
 
 def _elapsed(rule: Rule, start: Start) -> ElapsedTimer:
     unit = _UNITS[rule.freq]
-    inside = _inside(rule, _defaults(rule, start))
+    inside = _inside(rule, defaults_of(rule, start))
     aligned = bool(rule.minutes if rule.freq == Freq.HOURLY else rule.seconds) and unit > 1
     if not inside:
         raise refused("this rule can never fire: BYSETPOS points outside its set")
@@ -295,7 +204,7 @@ def _elapsed(rule: Rule, start: Start) -> ElapsedTimer:
         step=rule.interval,
         inside=inside,
         aligned=aligned,
-        filters=_filters(rule),
+        filters=_filters(rule, start),
     )
     at, wall = _until(rule)
     if wall is not None:
@@ -321,19 +230,11 @@ def _inside(rule: Rule, shown_at_start: datetime) -> tuple[int, ...]:
     return tuple(full[pick] for pick in sorted(picks) if 0 <= pick < len(full))
 
 
-def _filters(rule: Rule) -> WallFilter | None:
+def _filters(rule: Rule, start: Start) -> WallFilter | None:
     minutes = rule.minutes if rule.freq != Freq.HOURLY else ()
     seconds = rule.seconds if rule.freq == Freq.SECONDLY else ()
-    days = None
-    if rule.months or rule.month_days or rule.year_days or rule.weekdays:
-        pattern = DayPattern(
-            Freq.DAILY,
-            months=frozenset(rule.months),
-            month_days=frozenset(rule.month_days),
-            year_days=frozenset(rule.year_days),
-            weekdays=frozenset(rule.weekdays),
-        )
-        days = DayRule.always(pattern)
+    by_day = rule.months or rule.month_days or rule.year_days or rule.weekdays
+    days = DayRule.always(pattern_of(rule, start)) if by_day else None
     if not (days or rule.hours or minutes or seconds):
         return None
     return WallFilter(days, rule.hours or None, minutes or None, seconds or None)

@@ -21,14 +21,13 @@ from uuid import UUID
 import jmespath
 from jmespath.exceptions import JMESPathError
 
-from ordinaut.engine import cron, rruler
+from ordinaut.engine import cron, rrule_text, rruler
 from ordinaut.engine.calendar import MOVED, Calendar, ExcludingTimer
+from ordinaut.engine.duration import parse_duration
 from ordinaut.engine.localtime import (
     DAY,
     FIRST_INSTANT,
-    HOUR,
     LAST_INSTANT,
-    MINUTE,
     Zone,
     parse_time,
     shown,
@@ -58,18 +57,12 @@ NOTE_FOLD_LAST = FOLD_LAST  # its local time exists twice that day; this is the 
 NOTE_MOVED = MOVED  # its day is excluded by a calendar; it comes on a neighbouring day
 
 MAX_EXPRESSION = 8_192
-MAX_INTERVAL = 100 * 366 * DAY
 
 _NO_CALENDARS: Mapping[str, Calendar] = MappingProxyType({})
 _MICROSECOND = timedelta(microseconds=1)
 # Room for the searches of a day or a week before the first instant.
 _EARLIEST = FIRST_INSTANT + 400 * DAY
 _EARLIEST_TIME = to_utc(_EARLIEST)
-_DURATION = re.compile(
-    r"P(?:(?P<weeks>\d{1,9})W)?(?:(?P<days>\d{1,9})D)?"
-    r"(?:T(?=\d)(?:(?P<hours>\d{1,9})H)?(?:(?P<minutes>\d{1,9})M)?(?:(?P<seconds>\d{1,12})S)?)?"
-)
-_SECONDS = {"weeks": 7 * DAY, "days": DAY, "hours": HOUR, "minutes": MINUTE, "seconds": 1}
 _TOPIC = re.compile(r"(?:\*|[A-Za-z0-9_-]+)(?:\.(?:\*|[A-Za-z0-9_-]+))*")
 
 
@@ -247,7 +240,7 @@ def _timing(schedule: Schedule, local: Zone) -> _Timing:
     dst = rruler.Dst(schedule.dst_gap, schedule.dst_fold)
     match schedule.kind:
         case "rrule":
-            found = rruler.parse(schedule.expr)
+            found = rrule_text.parse(schedule.expr)
             return _Timing(
                 rruler.timer(
                     found, local, starts_at=schedule.starts_at, anchor=schedule.anchor, dst=dst
@@ -285,30 +278,6 @@ def _once(schedule: Schedule, local: Zone) -> _Timing:
         raise refused(f"{shown(schedule.expr)} does not exist in {local.name}: the clock skips it")
     timer = WallTimer(WallList((wall,)), local, gap=schedule.dst_gap, fold=schedule.dst_fold)
     return _Timing(timer, fraction)
-
-
-def parse_duration(text: str) -> int:
-    """Return the seconds of an ISO 8601 duration in weeks, days, hours, minutes and seconds."""
-    word = text.strip().upper()
-    match = _DURATION.fullmatch(word)
-    given = {unit: int(number) for unit, number in match.groupdict("0").items()} if match else {}
-    seconds = sum(_SECONDS[unit] * number for unit, number in given.items())
-    if not given or word == "P":
-        raise refused(f"{shown(text)} is not a duration; {_duration_hint(word)}")
-    if not 1 <= seconds <= MAX_INTERVAL:
-        raise refused(f"{shown(text)}: an interval is at least one second and at most 100 years")
-    return seconds
-
-
-def _duration_hint(word: str) -> str:
-    if re.match(r"P[\dW]*\d+[YM]", word):
-        return (
-            "months and years differ in length, so write a rule for them "
-            "(FREQ=MONTHLY;BYMONTHDAY=1); minutes have a T before them (PT5M)"
-        )
-    if re.search(r"\d[.,]\d", word):
-        return "fractions are not supported, the smallest interval is PT1S"
-    return "write an ISO 8601 duration: PT10S, PT5M, PT1H30M, P1D, P1W"
 
 
 def _excluding(

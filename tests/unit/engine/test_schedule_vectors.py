@@ -72,3 +72,35 @@ def test_clock_changes(case: dict[str, Any]) -> None:
     )
     found, _ = schedule.preview(given, after=after, count=len(case["expected"]))
     assert [f"{one.local.isoformat()} {one.note}".strip() for one in found] == case["expected"]
+
+
+@pytest.mark.parametrize("case", cases("cron.json"))
+def test_cron_expressions(case: dict[str, Any]) -> None:
+    after = datetime.fromisoformat(case["after"]).replace(tzinfo=UTC)
+    given = Schedule("cron", case["expr"], "UTC", anchor=after)
+    found, _ = schedule.preview(given, after=after, count=len(case["expected"]))
+    assert [one.at.strftime("%Y-%m-%d %H:%M:%S") for one in found] == case["expected"]
+
+
+@pytest.mark.parametrize("case", cases("bad_schedules.json"))
+def test_a_mistake_is_named_and_helped(case: dict[str, Any]) -> None:
+    moments = {
+        name: datetime.fromisoformat(case[name])
+        for name in ("starts_at", "ends_at")
+        if name in case
+    }
+    given = Schedule(
+        case["kind"],
+        case["expr"],
+        case.get("timezone", "Europe/Chisinau"),
+        anchor=datetime(2027, 1, 5, 14, 23, 11, tzinfo=UTC),
+        dst_gap=case.get("dst_gap", "shift"),
+        exclude=tuple(case.get("exclude", ())),
+        **moments,
+    )
+    with pytest.raises(InvalidSchedule) as caught:
+        schedule.compile_schedule(given)
+    (problem,) = caught.value.problems
+    assert problem.path == case["path"]
+    assert problem.code == "invalid_schedule"
+    assert [word for word in case["says"] if word not in problem.message] == []
