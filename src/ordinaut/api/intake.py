@@ -8,11 +8,9 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
+from ordinaut.api.checks import PipelineCheck, next_occurrence
 from ordinaut.api.schemas.tasks import ScheduleFields, TaskIn
 from ordinaut.engine.calendar import Calendar
-from ordinaut.engine.pipeline import parse_pipeline
-from ordinaut.engine.registry import ToolRegistry
-from ordinaut.engine.schedule import compile_schedule
 from ordinaut.errors import FieldProblem, InvalidInput, InvalidSchedule
 from ordinaut.model import Schedule, Task, uuid7
 
@@ -22,7 +20,6 @@ NAMED: Final = {"schedule_kind": "kind", "schedule_expr": "expr"}
 
 def draft(body: TaskIn, *, owner: UUID, zone: str, now: datetime) -> Task:
     """Return the task that ``body`` describes, not checked yet."""
-    own = {name: getattr(body, name) for name in TaskIn.model_fields.keys() - SCHEDULE_FIELDS}
     return Task(
         id=uuid7(),
         version=1,
@@ -30,7 +27,7 @@ def draft(body: TaskIn, *, owner: UUID, zone: str, now: datetime) -> Task:
         created_by=owner,
         created_at=now,
         updated_at=now,
-        **own,
+        **{name: value for name, value in body if name not in SCHEDULE_FIELDS},
     )
 
 
@@ -65,7 +62,7 @@ def amended(task: Task, given: Mapping[str, Any], *, zone: str, now: datetime) -
 def plan(
     task: Task,
     *,
-    tools: ToolRegistry,
+    check: PipelineCheck,
     calendars: Mapping[str, Calendar],
     now: datetime,
 ) -> Task:
@@ -81,7 +78,7 @@ def plan(
         problems += error.problems or (FieldProblem("schedule_expr", error.message, error.code),)
         message = error.message
     try:
-        parse_pipeline(task.payload, registry=tools)
+        check(task.payload)
     except InvalidInput as error:
         problems += error.problems or (FieldProblem("payload", error.message, error.code),)
         message = error.message if len(problems) == len(error.problems) else "not acceptable"
@@ -90,22 +87,14 @@ def plan(
     return replace(task, next_run_at=following)
 
 
-def check_payload(task: Task, *, tools: ToolRegistry) -> None:
-    """Check the pipeline of ``task``; raises :class:`InvalidInput`."""
-    parse_pipeline(task.payload, registry=tools)
-
-
 def first_occurrence(
     task: Task, *, calendars: Mapping[str, Calendar], after: datetime
 ) -> datetime | None:
     """Return when ``task`` fires next; raises :class:`InvalidSchedule` when it never does."""
-    compiled = compile_schedule(task.schedule, calendars=calendars)
-    if task.schedule.kind in ("event", "condition"):
-        return None
-    following = compiled.next(after)
-    if following is None:
+    following = next_occurrence(task.schedule, calendars=calendars, after=after)
+    if following is None and task.schedule.kind not in ("event", "condition"):
         raise InvalidSchedule.at("schedule_expr", _never(task, after), code="never_fires")
-    return following.at
+    return following
 
 
 def _never(task: Task, after: datetime) -> str:

@@ -56,7 +56,7 @@ async def create_batch(
     for index, body in enumerate(bodies):
         try:
             task = intake.draft(body, owner=caller.agent.id, zone=parts.settings.timezone, now=now)
-            made.append(intake.plan(task, tools=parts.tools, calendars=known, now=now))
+            made.append(intake.plan(task, check=parts.check, calendars=known, now=now))
         except InvalidInput as error:
             problems += [replace(p, path=f"tasks[{index}].{p.path}") for p in error.problems]
     if problems:
@@ -96,7 +96,7 @@ async def amend(
         after = replace(after, status="active" if before.status == "completed" else before.status)
         await schedules.set_next(tx, {after.id: after.next_run_at}, now=now)
     else:
-        intake.check_payload(after, tools=parts.tools)
+        parts.check(after.payload)
     await tasks.update(tx, before, after=after, actor=actor)
     if rescheduled and _is_near(after, now):
         await schedules.hint(tx)
@@ -180,7 +180,7 @@ async def run_now(tx: Tx, record: TaskRecord, body: RunNow, *, actor: Actor, now
         concurrency_key=task.concurrency_key,
         max_concurrency=task.max_concurrency,
     )
-    await queue.enqueue(tx, [work])
+    await queue.enqueue(tx, [work], now=now)
     await queue.hint(tx)
     await _note(tx, actor, "run_now", task, after={"run_id": work.id})
     return await runs.get(tx, work.id)
@@ -232,7 +232,7 @@ def _draft(parts: Services, body: TaskIn, caller: Caller) -> Task:
 
 async def _planned(tx: Tx, parts: Services, task: Task) -> Task:
     known = await calendars.named(tx, task.schedule.exclude)
-    return intake.plan(task, tools=parts.tools, calendars=known, now=parts.clock.now())
+    return intake.plan(task, check=parts.check, calendars=known, now=parts.clock.now())
 
 
 async def _store(tx: Tx, task: Task, caller: Caller) -> TaskRecord:

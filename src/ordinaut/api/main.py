@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from ordinaut.api import errors
 from ordinaut.api.auth import Authenticator
+from ordinaut.api.checks import PipelineCheck
 from ordinaut.api.middleware import BodyLimit, RequestContext, SecurityHeaders
 from ordinaut.api.routes import (
     agents,
@@ -73,7 +74,8 @@ async def _services(settings: Settings, clock: Clock) -> AsyncIterator[Services]
         name="ordinaut api",
     )
     async with db, ExtensionHost(settings) as host:
-        yield Services(settings, clock, db, Authenticator(settings, db, clock), host.tools)
+        auth = Authenticator(settings, db, clock)
+        yield Services(settings, clock, db, auth, host.tools, PipelineCheck(host.tools))
 
 
 async def serve(settings: Settings) -> None:

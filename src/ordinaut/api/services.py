@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ordinaut.api.auth import Authenticator
+from ordinaut.api.checks import PipelineCheck
 from ordinaut.clock import Clock
 from ordinaut.config import Settings
 from ordinaut.engine.registry import ToolRegistry
@@ -20,3 +21,4 @@ class Services:
     db: Database
     auth: Authenticator
     tools: ToolRegistry
+    check: PipelineCheck

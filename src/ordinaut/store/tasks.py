@@ -62,11 +62,14 @@ class Filter:
 
 
 async def create(tx: Tx, tasks: Sequence[Task], *, actor: Actor, tzdata: str) -> None:
-    """Store new tasks, each with its definition, schedule, event and audit entry."""
+    """Store new tasks, each with its definition, schedule, event and audit entry.
+
+    Their fields are the names in the statement: orjson writes dataclasses by itself.
+    """
     await tx.execute(
         SQL["create"],
         {
-            "tasks": orjson.dumps([flat(task) for task in tasks]).decode(),
+            "tasks": orjson.dumps(tasks).decode(),
             "tzdata": tzdata,
             "actor_id": actor.id,
             "actor": actor.name,

@@ -2,18 +2,19 @@
 -- Store tasks with all that belongs to them in one statement: definition, schedule, event and
 -- audit entry. One JSON parameter is cheaper to bind than forty, and a batch is no other case.
 WITH given AS (
-    SELECT item, t.*
+    SELECT item, t.*, s.*
       FROM jsonb_array_elements(%(tasks)s) AS item
      CROSS JOIN LATERAL jsonb_to_record(item) AS t (
-        id uuid, title text, description text, schedule_kind text, schedule_expr text,
-        timezone text, anchor timestamptz, starts_at timestamptz, ends_at timestamptz,
-        max_runs integer, jitter_seconds integer, dst_gap text, dst_fold text, catchup text,
-        catchup_window_seconds integer, overlap text, exclude text[], on_excluded text,
-        priority smallint, dedupe_key text, dedupe_window_seconds integer, max_retries integer,
-        backoff_strategy text, backoff_seconds double precision,
-        timeout_seconds double precision, concurrency_key text, max_concurrency integer,
-        rate_limit text, labels jsonb, created_by uuid, created_at timestamptz, payload jsonb,
-        next_run_at timestamptz)
+        id uuid, title text, description text, payload jsonb, priority smallint,
+        dedupe_key text, dedupe_window_seconds integer, max_retries integer,
+        backoff_strategy text, backoff_seconds double precision, concurrency_key text,
+        max_concurrency integer, rate_limit text, catchup text, catchup_window_seconds integer,
+        overlap text, jitter_seconds integer, max_runs integer,
+        timeout_seconds double precision, labels jsonb, created_by uuid,
+        created_at timestamptz, next_run_at timestamptz)
+     CROSS JOIN LATERAL jsonb_to_record(item -> 'schedule') AS s (
+        kind text, expr text, timezone text, anchor timestamptz, starts_at timestamptz,
+        ends_at timestamptz, dst_gap text, dst_fold text, exclude text[], on_excluded text)
 ), stored AS (
     INSERT INTO task (
         id, title, description, schedule_kind, schedule_expr, timezone, anchor, starts_at,
@@ -21,7 +22,7 @@ WITH given AS (
         overlap, exclude, on_excluded, priority, dedupe_key, dedupe_window_seconds, max_retries,
         backoff_strategy, backoff_seconds, timeout_seconds, concurrency_key, max_concurrency,
         rate_limit, labels, created_by, created_at, updated_at)
-    SELECT id, title, description, schedule_kind, schedule_expr, timezone, anchor, starts_at,
+    SELECT id, title, description, kind, expr, timezone, anchor, starts_at,
            ends_at, max_runs, jitter_seconds, dst_gap, dst_fold, catchup, catchup_window_seconds,
            overlap, exclude, on_excluded, priority, dedupe_key, dedupe_window_seconds,
            max_retries, backoff_strategy, backoff_seconds, timeout_seconds, concurrency_key,
@@ -35,7 +36,7 @@ WITH given AS (
 ), told AS (
     INSERT INTO event (topic, task_id, data)
     SELECT 'task.created', id,
-           jsonb_build_object('title', title, 'schedule_kind', schedule_kind,
+           jsonb_build_object('title', title, 'schedule_kind', kind,
                               'next_run_at', item -> 'next_run_at')
       FROM given
 )

@@ -1,0 +1,77 @@
+"""What has been checked before need not be checked again.
+
+Tasks come in families: the same pipeline with other parameters, the same schedule many times
+over. Remembering the last few makes a batch several times faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Final
+
+import orjson
+
+from ordinaut.engine.calendar import Calendar
+from ordinaut.engine.pipeline import parse_pipeline
+from ordinaut.engine.registry import ToolRegistry
+from ordinaut.engine.schedule import compile_schedule
+from ordinaut.engine.tool import Tool
+from ordinaut.model import Json, Schedule
+
+REMEMBERED: Final = 1024
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+ANCHORED: Final = ("rrule", "interval")  # the kinds whose occurrences depend on the anchor
+
+
+class PipelineCheck:
+    """Checks payloads against the tools of this process."""
+
+    def __init__(self, tools: ToolRegistry) -> None:
+        self._tools = tools
+        self._good: dict[bytes, dict[str, Tool | None]] = {}
+
+    def __call__(self, payload: Json) -> None:
+        """Raise :class:`InvalidPipeline` with every problem of ``payload``."""
+        key = self._key(payload)
+        if key is not None and self._known(key):
+            return
+        pipeline = parse_pipeline(payload, registry=self._tools)
+        if key is not None:
+            if len(self._good) >= REMEMBERED:
+                self._good.clear()
+            names = {step.uses for step in pipeline.walk() if step.uses}
+            self._good[key] = {name: self._tools.find(name) for name in names}
+
+    def _known(self, key: bytes) -> bool:
+        used = self._good.get(key)
+        if used is None:
+            return False
+        # A tool may have gone or changed since.
+        return all(self._tools.find(name) is tool for name, tool in used.items())
+
+    def _key(self, payload: Json) -> bytes | None:
+        # Of the parameters only the type matters for whether a pipeline can be used.
+        if not isinstance(payload.get("params", {}), dict):
+            return None
+        return orjson.dumps({name: part for name, part in payload.items() if name != "params"})
+
+
+def next_occurrence(
+    schedule: Schedule, *, calendars: Mapping[str, Calendar], after: datetime
+) -> datetime | None:
+    """Return the first occurrence of ``schedule`` strictly after ``after``."""
+    if schedule.exclude:
+        following = compile_schedule(schedule, calendars=calendars).next(after)
+        return None if following is None else following.at
+    if schedule.kind not in ANCHORED:  # then schedules that differ only in their creation share
+        schedule = replace(schedule, anchor=EPOCH)
+    return _next(schedule, after)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _next(schedule: Schedule, after: datetime) -> datetime | None:
+    following = compile_schedule(schedule).next(after)
+    return None if following is None else following.at
