@@ -33,10 +33,10 @@ class Ended:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parked:
-    """A run that goes on at ``run_at``: a retry, or with ``wait`` a suspension."""
+    """A run that goes on at ``run_at``: a retry, or with ``wait`` a suspension, maybe for ever."""
 
     lease: Lease
-    run_at: datetime
+    run_at: datetime | None
     wait: JsonText | None = None
     error: JsonText | None = None
     steps: JsonText = "[]"

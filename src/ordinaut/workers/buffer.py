@@ -11,61 +11,70 @@ from ordinaut.workers.job import Job
 
 
 class Buffer:
-    """A queue within the worker that knows how many wait for it."""
+    """A queue within the worker that knows how many slots wait for it."""
 
     def __init__(self) -> None:
         self._jobs: deque[Job] = deque()
         self._takers: deque[asyncio.Future[None]] = deque()
+        self._idle = 0  # slots in take(), also those that were woken and have not run yet
+        self._spare = 0
         self._low = asyncio.Event()
-        self._mark = -1
-        self._released = False
+        self._closed = False
         self.taken = 0
 
     def __len__(self) -> int:
         return len(self._jobs)
 
     @property
-    def idle(self) -> int:
-        """How many slots wait for work."""
-        return len(self._takers)
-
-    @property
-    def jobs(self) -> Iterable[Job]:
+    def jobs(self) -> tuple[Job, ...]:
+        """What nobody has taken yet."""
         return tuple(self._jobs)
 
     def put(self, jobs: Iterable[Job]) -> None:
         """Add jobs and wake as many slots as can have one."""
         self._jobs.extend(jobs)
         for _ in range(min(len(self._jobs), len(self._takers))):
-            _wake(self._takers.popleft())
+            taker = self._takers.popleft()
+            if not taker.done():
+                taker.set_result(None)
 
     async def take(self) -> Job:
         """Return the next job, waiting for one if need be."""
         while not self._jobs:
-            taker = asyncio.get_running_loop().create_future()
-            self._takers.append(taker)
-            self._low.set()
-            try:
-                await taker
-            finally:
-                if taker in self._takers:
-                    self._takers.remove(taker)
+            await self._wait()
         job = self._jobs.popleft()
         self.taken += 1
-        if len(self._jobs) <= self._mark:
+        if len(self._jobs) < self._spare:
             self._low.set()
         return job
 
-    async def wait_low(self, mark: int) -> None:
-        """Wait until at most ``mark`` jobs are left (-1: never), or a slot waits."""
-        self._mark = mark
-        while len(self._jobs) > mark and not self._takers and not self._released:
+    async def _wait(self) -> None:
+        taker: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._takers.append(taker)
+        self._idle += 1
+        self._low.set()
+        try:
+            await taker
+        finally:
+            self._idle -= 1
+
+    async def room(self, ahead: int) -> int:
+        """Wait until it is worth to fetch more, and return how much.
+
+        That is one job for each waiting slot and ``ahead`` more; half of those may be missing
+        before anything is fetched. 0 says that the buffer was closed.
+        """
+        self._spare = ahead - ahead // 2
+        while not self._closed:
+            if len(self._jobs) < self._idle + self._spare:
+                return self._idle + ahead - len(self._jobs)
             self._low.clear()
             await self._low.wait()
+        return 0
 
-    def release_waiter(self) -> None:
-        """Let :meth:`wait_low` return."""
-        self._released = True
+    def close(self) -> None:
+        """Let :meth:`room` return: nothing more is fetched."""
+        self._closed = True
         self._low.set()
 
     def remove(self, ids: Container[UUID]) -> list[Job]:
@@ -79,8 +88,3 @@ class Buffer:
         """Take everything out."""
         jobs, self._jobs = list(self._jobs), deque()
         return jobs
-
-
-def _wake(taker: asyncio.Future[None]) -> None:
-    if not taker.done():
-        taker.set_result(None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import TypeAlias
 
 from ordinaut.clock import Clock
@@ -21,9 +20,6 @@ from ordinaut.store.results import Ended, Parked
 from ordinaut.telemetry import emit, logger
 from ordinaut.workers.job import Job, Plan
 from ordinaut.workers.settler import Settler
-
-# When a wait has no end. Not "infinity", which Python's datetime can not hold.
-NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 
 Result: TypeAlias = Ended | Parked
 
@@ -134,7 +130,7 @@ class Execution:
                 wait = results.encode([{"step_id": w.step_id, **w.to_json()} for w in waits])
                 return Parked(
                     lease=job.lease,
-                    run_at=run_at or NEVER,
+                    run_at=run_at,
                     wait=wait,
                     steps=steps,
                     announce=announce,

@@ -75,14 +75,12 @@ class Leaser:
         """Lease no more; :meth:`run` returns."""
         self._stopping = True
         self._news.set()
-        self._buffer.release_waiter()
+        self._buffer.close()
 
     async def run(self) -> None:
         """Keep the buffer filled until :meth:`stop`."""
         failures = 0
         while not self._stopping:
-            ahead = self._ahead()
-            await self._buffer.wait_low(ahead // 2 if ahead else -1)
             try:
                 full = await self.run_once()
                 failures = 0
@@ -91,21 +89,19 @@ class Leaser:
                 failures += 1
                 log.warning("leasing failed and is tried again", error=str(error))
                 await asyncio.sleep(pause(failures))
-                continue
-            if not full:
-                await self._sleep()
+            else:
+                if not full:
+                    await self._sleep()
 
     async def run_once(self) -> bool:
-        """Lease what there is room for; tell whether there may be more."""
+        """Lease once when there is room; tell whether there may be more."""
+        room = await self._buffer.room(self._ahead())
         if self._stopping:
             return True
         self._news.clear()
         tx = await self._line.open()
         if self._doubt:
             await self._clear_up(tx)
-        room = self._buffer.idle + self._ahead() - len(self._buffer)
-        if room <= 0:
-            return True
         found = await queue.lease(
             tx,
             worker_id=self._worker_id,

@@ -32,6 +32,7 @@ from ordinaut.engine.registry import ToolRegistry
 from ordinaut.model import Json, uuid7
 from ordinaut.plugins.host import ExtensionHost
 from ordinaut.store import queue
+from ordinaut.store.database import Database
 from ordinaut.telemetry import logger
 from ordinaut.workers.buffer import Buffer
 from ordinaut.workers.clock import DatabaseClock
@@ -56,7 +57,7 @@ log = logger(__name__)
 class Worker:
     """All parts of one worker, wired together."""
 
-    def __init__(self, settings: Settings, *, registry: ToolRegistry) -> None:
+    def __init__(self, settings: Settings, *, registry: ToolRegistry, grace: float = GRACE) -> None:
         self.id: UUID = uuid7()
         self._settings = settings
         lease_for = timedelta(seconds=settings.lease_seconds)
@@ -70,6 +71,7 @@ class Worker:
             execution=Execution(registry, self._settler, clock),
             settler=self._settler,
             clock=clock,
+            grace=grace,
         )
         self._leaser = Leaser(
             self._line("leaser", BY_INDEX),
@@ -140,7 +142,7 @@ class Worker:
         await _first(self._slots.vacant(), hurry.wait(), within=self._settings.drain_seconds)
         for slot, _ in self._slots.running():
             slot.stop("released")
-        await _first(self._slots.vacant(), within=2 * GRACE)
+        await _first(self._slots.vacant(), within=2 * self._slots.grace)
         try:
             async with asyncio.timeout(LAST_FLUSH):
                 await self._settler.quiet()
@@ -164,12 +166,14 @@ async def serve(settings: Settings) -> None:
     threads = Threads(max_workers=settings.worker_concurrency, thread_name_prefix="tool")
     loop = asyncio.get_running_loop()
     loop.set_default_executor(threads)
-    host = ExtensionHost(settings)
-    await host.start_tools()
-    try:
-        await _serve(settings, Worker(settings, registry=host.tools))
-    finally:
-        await host.stop()
+    db = Database(settings.database_url, pooled=settings.pooled, name="ordinaut tools")
+    async with db:
+        host = ExtensionHost(settings, db=db)
+        await host.start_tools()
+        try:
+            await _serve(settings, Worker(settings, registry=host.tools))
+        finally:
+            await host.stop()
     if threads.busy:
         # A thread can not be stopped, and the interpreter would wait for it.
         log.warning("leaving tools that do not stop", threads=threads.busy)

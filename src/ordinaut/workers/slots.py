@@ -47,7 +47,7 @@ class Slot:
         if self.job is not None and self.why is None and self.task is not None:
             self.why = why
             self.task.cancel()
-            self.after(GRACE, lambda: self._pool.abandon(self))
+            self.after(self._pool.grace, lambda: self._pool.abandon(self))
 
     def after(self, seconds: float, action: Callable[[], None]) -> None:
         """Do something later unless the run has ended by then."""
@@ -68,8 +68,16 @@ class Slots:
     """A number of slots that take from one buffer and settle into one settler."""
 
     def __init__(
-        self, count: int, *, buffer: Buffer, execution: Execution, settler: Settler, clock: Clock
+        self,
+        count: int,
+        *,
+        buffer: Buffer,
+        execution: Execution,
+        settler: Settler,
+        clock: Clock,
+        grace: float = GRACE,
     ) -> None:
+        self.grace = grace
         self._buffer = buffer
         self._execution = execution
         self._settler = settler
@@ -100,7 +108,7 @@ class Slots:
         tasks = {slot.task for slot in self._slots if slot.task is not None} | self._abandoned
         for task in tasks:
             task.cancel()
-        await asyncio.wait(tasks, timeout=GRACE)
+        await asyncio.wait(tasks, timeout=self.grace)
 
     def running(self) -> Iterator[tuple[Slot, Job]]:
         """Yield the slots that have a run."""

@@ -47,7 +47,7 @@ SELECT count(*) FROM come;
 -- name: next_wake
 -- The earliest instant at which promote finds something.
 SELECT run_at FROM due_work
- WHERE state IN ('scheduled', 'waiting') AND run_at < 'infinity'
+ WHERE state IN ('scheduled', 'waiting') AND run_at < '9999-01-01 UTC'
  ORDER BY run_at LIMIT 1;
 
 -- name: gate
@@ -229,12 +229,14 @@ WITH ended AS (
 SELECT id FROM ended;
 
 -- name: park
--- Put runs that are still ours back: to be tried again at run_at, or waiting.
+-- Put runs that are still ours back: to be tried again at run_at, or waiting. What has no end
+-- gets an instant that never comes; not infinity, which datetime can not hold.
 WITH parked AS (
     UPDATE due_work AS w
        SET state = CASE WHEN given.wait IS NULL THEN 'scheduled' ELSE 'waiting' END,
-           run_at = given.run_at,
-           sort_key = (date_part('epoch', given.run_at) * 1000)::bigint - w.priority * 60000,
+           run_at = coalesce(given.run_at, '9999-01-01 UTC'),
+           sort_key = (date_part('epoch', coalesce(given.run_at, '9999-01-01 UTC')) * 1000)::bigint
+                      - w.priority * 60000,
            locked_by = NULL, locked_until = NULL, resumed = true,
            attempt = w.attempt - (given.wait IS NOT NULL)::integer,
            wait = given.wait::jsonb, error = given.error::jsonb
