@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ordinaut.engine.attempt import Context
-from ordinaut.engine.duration import format_instant
+from ordinaut.engine.lengths import format_instant
 from ordinaut.engine.outcome import RunInfo
 from ordinaut.engine.steps import Step
 from ordinaut.model import Json
@@ -14,20 +14,20 @@ from ordinaut.model import Json
 class RunContext:
     """The context of one run; built only when an expression is evaluated."""
 
-    __slots__ = ("_built", "_event", "_params", "_run", "_steps")
+    __slots__ = ("_built", "_event", "_params", "_run", "steps")
 
     def __init__(self, run: RunInfo, params: Mapping[str, Json], event: Json) -> None:
         self._run = run
         self._params = params
         self._event = event
-        self._steps: dict[str, Json] = {}
+        self.steps: dict[str, Json] = {}
         self._built: dict[str, Json] | None = None
 
     def remember(self, step: Step, output: Json) -> None:
         """Let later expressions see the output of a step."""
-        self._steps[step.id] = output
+        self.steps[step.id] = output
         if step.save_as is not None:
-            self._steps[step.save_as] = output
+            self.steps[step.save_as] = output
 
     def view(self, extra: Context | None = None) -> Context:
         """Return the context, with ``item``, ``index`` or ``error`` where there are such."""
@@ -41,7 +41,7 @@ class RunContext:
         at = run.scheduled_for
         return {
             "params": self._params,
-            "steps": self._steps,
+            "steps": self.steps,
             "event": self._event,
             "task": {"id": str(run.task_id), **run.task},
             "run": {

@@ -27,8 +27,8 @@ from ordinaut.clock import Clock
 from ordinaut.engine import values, waiting
 from ordinaut.engine.attempt import Attempt, Context, error_json, gave_up, is_over, shown_error
 from ordinaut.engine.context import RunContext
-from ordinaut.engine.duration import format_instant
 from ordinaut.engine.invocation import Invoker
+from ordinaut.engine.lengths import format_instant
 from ordinaut.engine.outcome import (
     Failed,
     Journal,
@@ -133,7 +133,7 @@ class _Execution:
             ended = await self._step(step, None)
             if not isinstance(ended, StepRecord):
                 return replace(ended, steps=(*self._fresh, *ended.steps))
-            self._context.remember(step, ended.output)
+            self._remember(step, ended.output)
         return self._succeeded(pipeline.output)
 
     def _succeeded(self, output: Template | None) -> Outcome:
@@ -148,6 +148,17 @@ class _Execution:
     async def _flush(self) -> None:
         records, self._fresh = self._fresh, []
         await self._journal.checkpoint(records)
+
+    def _remember(self, step: Step, output: Json) -> None:
+        """Let later steps see an output, and those of the members of a group.
+
+        A group that ended in an earlier attempt, or was skipped, did not run its members now.
+        """
+        self._context.remember(step, output)
+        for child in step.parallel:
+            if child.id not in self._context.steps:
+                prior = self._prior.get((child.id, None))
+                self._remember(child, None if prior is None else prior.output)
 
     def _note(self, record: StepRecord) -> StepRecord:
         self._fresh.append(record)
@@ -307,7 +318,7 @@ class _Execution:
             child = children[position]
             if isinstance(ended, StepRecord):
                 outputs[child.save_as or child.id] = ended.output
-                self._context.remember(child, ended.output)
+                self._remember(child, ended.output)
             else:
                 stopped.append(ended)
             return not isinstance(ended, Failed)

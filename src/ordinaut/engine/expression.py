@@ -28,8 +28,8 @@ from jmespath.functions import Functions
 from jmespath.parser import Parser
 
 from ordinaut.engine import values
-from ordinaut.engine.duration import format_instant, parse_instant, parse_shift
 from ordinaut.engine.interpreter import EvaluationError, Interpreter
+from ordinaut.engine.lengths import format_instant, parse_instant, parse_shift
 from ordinaut.engine.nearest import hint
 from ordinaut.model import Json
 

@@ -19,13 +19,12 @@ import orjson
 
 from ordinaut.engine import values
 from ordinaut.engine.expression import Expression
-from ordinaut.engine.interpreter import EvaluationError, Interpreter
+from ordinaut.engine.interpreter import EvaluationError
 from ordinaut.engine.scanner import (
     check_text_at,
     failed,
     invalid,
     opening_of,
-    parse_at,
     parse_bare,
     split_text,
 )
@@ -236,17 +235,6 @@ def search(
         return expression.search(context, now=now, secrets=secrets, strict=strict)
     except EvaluationError as error:
         raise failed(path, error.message, expression, error.position) from None
-
-
-def query(text: str, value: Json, *, path: str) -> Json:
-    """Return what JMESPath finds in ``value``; there is no context, and nothing is missing."""
-    expression = parse_at(text, path)
-    try:
-        return values.copy_json(Interpreter(text, strict=False).evaluate(expression.node, value))
-    except EvaluationError as error:
-        raise failed(path, error.message, expression, error.position) from None
-    except values.NotJson as error:
-        raise failed(path, error.message, expression, 0) from None
 
 
 def evaluate(value: Json, context: Mapping[str, Json], *, now: datetime) -> Json:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from ordinaut.engine import values
-from ordinaut.engine.duration import FORMS, format_instant, parse_duration, parse_instant
+from ordinaut.engine.lengths import FORMS, format_instant, parse_duration, parse_instant
 from ordinaut.engine.nearest import hint
 from ordinaut.engine.scope import Scope
 from ordinaut.engine.steps import Step, WaitFor, WaitKind

@@ -393,6 +393,21 @@ async def test_the_output_of_a_group_is_by_name(bench: Bench) -> None:
     assert outcome.output == {"x": {}, "b": None}
 
 
+async def test_the_members_of_a_group_that_is_skipped_are_null(bench: Bench) -> None:
+    group = {
+        "id": "g",
+        "if": False,
+        "parallel": [step(id="a", save_as="x"), {"parallel": [step()]}],
+    }
+
+    outcome = await bench.execute(steps(group, output="${steps}"))
+
+    assert isinstance(outcome, Succeeded)
+    assert outcome.output == {
+        "g": None, "a": None, "x": None, "step_1_2": None, "step_1_2_1": None,
+    }  # fmt: skip
+
+
 async def test_a_group_resumes_with_what_has_not_ended(bench: Bench) -> None:
     async def sometimes() -> str:
         bench.calls.append("sometimes")
