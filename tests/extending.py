@@ -10,7 +10,9 @@ from typing import Any
 from ordinaut.config import Settings
 from ordinaut.plugins import loader
 from ordinaut.plugins.gateway import Authorize, refuse_all
-from ordinaut.plugins.host import Description, ExtensionHost
+from ordinaut.plugins.description import Description
+from ordinaut.plugins.host import ExtensionHost
+from ordinaut.plugins.member import Limits
 
 HELLO = """
     from fastapi import APIRouter
@@ -71,11 +73,12 @@ def host(
     built_in: bool = False,
     installed: bool = False,
     authorize: Authorize = refuse_all,
+    limits: Limits | None = None,
     **given: Any,
 ) -> ExtensionHost:
     """Return a host of the extensions in ``paths``."""
     found = loader.discover(paths, built_in=built_in, installed=installed)
-    return ExtensionHost(settings(**given), found=found, authorize=authorize)
+    return ExtensionHost(settings(**given), found=found, authorize=authorize, limits=limits)
 
 
 def shown(host: ExtensionHost, id: str) -> Description:

@@ -81,6 +81,13 @@ def _without_colours(
     return event
 
 
+def _console() -> structlog.dev.ConsoleRenderer:
+    # Drawing a traceback with rich holds the event loop for a tenth of a second.
+    return structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
+
+
 def _formatter(
     shared: list[structlog.typing.Processor], *, as_json: bool
 ) -> structlog.stdlib.ProcessorFormatter:
@@ -91,7 +98,7 @@ def _formatter(
             structlog.processors.JSONRenderer(),
         ]
         if as_json
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        else [_console()]
     )
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,

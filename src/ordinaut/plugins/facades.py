@@ -119,7 +119,7 @@ def at_home(fn: ToolFunction, home: Home) -> ToolFunction:
 
         @functools.wraps(fn)
         async def call(*args: Any, **kwargs: Any) -> Any:
-            return await home.run(fn(*args, **kwargs))
+            return await home.run(fn, *args, **kwargs)
 
         return call
     if inspect.isasyncgenfunction(fn):
@@ -129,18 +129,14 @@ def at_home(fn: ToolFunction, home: Home) -> ToolFunction:
             values = fn(*args, **kwargs)
             try:
                 while True:
-                    yield await home.run(_next(values))
+                    yield await home.run(anext, values)
             except StopAsyncIteration:
                 return
             finally:
-                await home.run(values.aclose())
+                await home.run(values.aclose)
 
         return generate
     return fn
-
-
-async def _next(values: Any) -> Any:
-    return await anext(values)
 
 
 @dataclass(slots=True)

@@ -1,22 +1,28 @@
 """Where the code of an extension runs.
 
 Built-in extensions run in the process's own event loop. A stranger's extension gets a thread
-with an event loop of its own: what blocks there, a slow import, ``time.sleep`` in a route, an
-endless loop, blocks that extension and nobody else. Coroutines cross from loop to loop here and
-nowhere else.
+with an event loop of its own: what blocks there, a slow import, ``time.sleep`` in a route,
+blocks that extension and nobody else. Coroutines cross from loop to loop here and nowhere
+else. ::
 
-::
+    core loop ── run(fn) ──► home loop of the extension
+              ◄── back(fn) ──
 
-    core loop ── run(coroutine) ──► home loop of the extension
-              ◄── call_back(...) ──
+Blocking is harmless to others, computing without end is not: the interpreter's lock lets one
+thread compute at a time. So the host asks each home whether it is a :meth:`ThreadHome.runaway`
+and ends it then.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import threading
-from collections.abc import Awaitable
-from typing import Protocol, TypeVar
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -25,6 +31,12 @@ from ordinaut.errors import ExtensionError
 T = TypeVar("T")
 
 STOP_SECONDS = 2.0
+RUNAWAY_SECONDS = 2.0  # without an answer of the loop, and
+RUNAWAY_SHARE = 0.5  # of that time spent computing, or waiting for a processor to do so
+
+
+class Interrupted(SystemExit):
+    """Raised inside an extension that does not end by itself."""
 
 
 class Home(Protocol):
@@ -32,17 +44,20 @@ class Home(Protocol):
 
     is_core: bool
 
-    async def run(self, work: Awaitable[T]) -> T:
-        """Run ``work`` at home and wait for it; cancelling the wait cancels the work."""
+    async def run(self, fn: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
+        """Call ``fn`` at home and wait for it; cancelling the wait cancels the call."""
 
-    async def back(self, work: Awaitable[T]) -> T:
-        """Run ``work`` in the core's loop, called from home."""
+    async def back(self, fn: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """Call ``fn`` in the core's loop, from home."""
 
     async def serve(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Let an application that lives there answer one request."""
 
+    def runaway(self) -> bool:
+        """Tell whether it computes without end; to be asked about once a second."""
+
     async def close(self) -> None:
-        """End what still runs there; harmless when repeated."""
+        """End what still runs there, by force if need be; harmless when repeated."""
 
 
 class CoreHome:
@@ -50,14 +65,17 @@ class CoreHome:
 
     is_core = True
 
-    async def run(self, work: Awaitable[T]) -> T:
-        return await _contained(work)
+    async def run(self, fn: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
+        return await _contained(fn, *args, **kwargs)
 
-    async def back(self, work: Awaitable[T]) -> T:
-        return await work
+    async def back(self, fn: Callable[..., Awaitable[T]], *args: Any) -> T:
+        return await fn(*args)
 
     async def serve(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         await app(scope, receive, send)
+
+    def runaway(self) -> bool:
+        return False
 
     async def close(self) -> None:
         return None
@@ -68,37 +86,55 @@ class ThreadHome:
 
     is_core = False
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, patience: float = RUNAWAY_SECONDS) -> None:
         self._name = name
         self._core: asyncio.AbstractEventLoop | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._closing = False
+        self._pulse = Pulse(patience)
 
-    async def run(self, work: Awaitable[T]) -> T:
+    async def run(self, fn: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
         self._core = asyncio.get_running_loop()
-        return await _across(work, self._started())
+        return await _across(self._started(), fn, *args, **kwargs)
 
-    async def back(self, work: Awaitable[T]) -> T:
+    async def back(self, fn: Callable[..., Awaitable[T]], *args: Any) -> T:
         assert self._core is not None, "run() brought us here"
-        return await _across(work, self._core)
+        return await _across(self._core, fn, *args)
 
     async def serve(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         async def receive_there() -> Message:
-            return await self.back(receive())
+            return await self.back(receive)
 
         async def send_there(message: Message) -> None:
-            await self.back(send(message))
+            await self.back(send, message)
 
-        await self.run(app(scope, receive_there, send_there))
+        await self.run(app, scope, receive_there, send_there)
+
+    def runaway(self) -> bool:
+        if self._loop is None or self._thread is None or not self._thread.is_alive():
+            return False
+        return self._pulse.is_lost(self._loop, self._thread)
 
     async def close(self) -> None:
-        loop, self._loop = self._loop, None
-        thread, self._thread = self._thread, None
-        if loop is not None and thread is not None:
-            loop.call_soon_threadsafe(loop.stop)
-            await asyncio.to_thread(thread.join, STOP_SECONDS)
+        if self._loop is None or self._thread is None:
+            return
+        if not self._closing:
+            self._closing = True
+            with suppress(RuntimeError):  # it closed itself this instant
+                self._loop.call_soon_threadsafe(self._loop.stop)
+        await asyncio.to_thread(self._thread.join, STOP_SECONDS)
+        if self._thread.is_alive() and self._thread.ident is not None:
+            # It did not even stop, so the thread is in the extension's code. What computes is
+            # interrupted at once, what sleeps when it wakes; nobody waits for that.
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(self._thread.ident), ctypes.py_object(Interrupted)
+            )
+            await asyncio.to_thread(self._thread.join, STOP_SECONDS / 4)
 
     def _started(self) -> asyncio.AbstractEventLoop:
+        if self._closing or (self._thread is not None and not self._thread.is_alive()):
+            raise ExtensionError(f"the thread of extension {self._name!r} has ended")
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             self._thread = threading.Thread(
@@ -108,26 +144,71 @@ class ThreadHome:
         return self._loop
 
 
-async def _across(work: Awaitable[T], loop: asyncio.AbstractEventLoop) -> T:
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_contained(work), loop))
+class Pulse:
+    """Whether a loop answers, and how much its thread computes while it does not."""
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self._answered = True
+        self._asked_at = 0.0
+        self._cpu = 0.0
+
+    def is_lost(self, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> bool:
+        """Ask the loop, or look how long it has not answered."""
+        now, cpu = time.monotonic(), _cpu_seconds(thread)
+        if self._answered:
+            self._answered, self._asked_at, self._cpu = False, now, cpu
+            loop.call_soon_threadsafe(self._answer)
+            return False
+        waited = now - self._asked_at
+        return waited >= self._patience and cpu - self._cpu >= waited * RUNAWAY_SHARE
+
+    def _answer(self) -> None:
+        self._answered = True
 
 
-async def _contained(work: Awaitable[T]) -> T:
+def _cpu_seconds(thread: threading.Thread) -> float:
+    """The time a thread wanted to compute; 0 where the platform can not tell (macOS)."""
+    # Not time.pthread_getcpuclockid(): a thread that ends meanwhile may take the process along.
+    try:
+        text = Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text()
+    except OSError:
+        return 0.0
+    computed, waited, _ = map(int, text.split())
+    return (computed + waited) / 1e9
+
+
+async def _across(
+    loop: asyncio.AbstractEventLoop, fn: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any
+) -> T:
+    there = asyncio.run_coroutine_threadsafe(_contained(fn, *args, **kwargs), loop)
+    return await asyncio.wrap_future(there)
+
+
+async def _contained(fn: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
     """Keep exit() in an extension from ending the loop it was called in."""
     try:
-        return await work
+        return await fn(*args, **kwargs)
+    except Interrupted:
+        raise ExtensionError("its code was interrupted") from None
     except SystemExit as error:
         raise ExtensionError(f"its code called exit({error.code})") from None
 
 
 def _live(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
-    try:
+    with suppress(SystemExit):
         loop.run_forever()
-        leaked = asyncio.all_tasks(loop)
-        for task in leaked:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*leaked, return_exceptions=True))
-        loop.run_until_complete(loop.shutdown_asyncgens())
-    finally:
-        loop.close()
+    with suppress(SystemExit):
+        _wind_up(loop)
+    loop.close()
+
+
+def _wind_up(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what the extension leaked, and let it end."""
+    leaked = asyncio.all_tasks(loop)
+    for task in leaked:
+        task.cancel()
+    if leaked:
+        loop.run_until_complete(asyncio.wait(leaked, timeout=STOP_SECONDS / 2))
+    loop.run_until_complete(loop.shutdown_asyncgens())

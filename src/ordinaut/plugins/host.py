@@ -28,10 +28,11 @@ from ordinaut.plugins.gateway import Authorize, Gateway, refuse_all
 from ordinaut.plugins.home import CoreHome, Home, ThreadHome
 from ordinaut.plugins.kit import Offer
 from ordinaut.plugins.loader import Found
-from ordinaut.plugins.member import Member
+from ordinaut.plugins.member import Limits, Member
 from ordinaut.plugins.schema import Manifest
 from ordinaut.store.database import Database
 
+WATCH_SECONDS = 1.0
 _ON_DEMAND = {Capability.ROUTES, Capability.STATIC}
 
 
@@ -46,32 +47,40 @@ class ExtensionHost:
         authorize: Authorize = refuse_all,
         found: Iterable[Found] | None = None,
         backend: Backend | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.tools = ToolRegistry()
         self._settings = settings
         self._backend = backend or backend_of(settings, db)
         self._refused: list[Found] = []
         self._members: dict[str, Member] = {}
+        self._limits = limits or Limits()
         self._disabled: set[str] = set()
+        self._guarding: asyncio.Task[None] | None = None
         self.gateway = Gateway(self._member_of, self.started, authorize)
         for one in loader.discover(settings.ext_paths) if found is None else found:
             self._add(one)
 
     async def start_tools(self) -> None:
         """Start every enabled extension that may have tools, and nothing but its tools."""
+        self._guard()
         await self._start(lambda m: Capability.TOOLS in m.grants, live=False)
 
     async def start(self) -> None:
         """Start what can not wait for a request: eager, with tools, or without routes."""
+        self._guard()
         await self._start(
             lambda m: m.eager or Capability.TOOLS in m.grants or not m.grants & _ON_DEMAND,
             live=True,
         )
 
     async def stop(self) -> None:
-        """Stop everything, the last started first; harmless when repeated."""
-        for member in reversed(self._members.values()):
-            await member.stop()
+        """Stop everything; harmless when repeated."""
+        guard, self._guarding = self._guarding, None
+        if guard is not None:
+            guard.cancel()
+            await asyncio.gather(guard, return_exceptions=True)
+        await asyncio.gather(*(member.stop() for member in self._members.values()))
 
     async def __aenter__(self) -> ExtensionHost:
         await self.start()
@@ -94,6 +103,8 @@ class ExtensionHost:
         if member.state != "started":
             if extension_id in self._disabled:
                 raise ExtensionError(f"extension {extension_id!r} is disabled")
+            if member.may_try_again:
+                member = self._renew(member)
             await member.start(live=True)
         if member.state != "started":
             reason = member.reason or member.state
@@ -128,6 +139,19 @@ class ExtensionHost:
         )
         await asyncio.gather(*chosen)
 
+    def _guard(self) -> None:
+        strangers = any(not member.home.is_core for member in self._members.values())
+        if strangers and self._guarding is None:
+            self._guarding = asyncio.create_task(self._watch(), name="extensions:guard")
+
+    async def _watch(self) -> None:
+        """End extensions that compute without giving way: the others would starve."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            for member in tuple(self._members.values()):
+                if member.state == "started" and member.home.runaway():
+                    await member.end_runaway()
+
     def _member_of(self, extension_id: str) -> Member:
         if extension_id not in self._members:
             raise NotFound(f"no extension {extension_id!r}{hint(extension_id, self._members)}")
@@ -155,7 +179,13 @@ class ExtensionHost:
     def _member(self, found: Found) -> Member:
         built_in = found.source == "built_in"
         home = CoreHome() if built_in else ThreadHome(found.id)
-        return Member(found, home=home, offer=lambda: self._offer(found, home), tools=self.tools)
+        return Member(
+            found,
+            home=home,
+            offer=lambda: self._offer(found, home),
+            tools=self.tools,
+            limits=self._limits,
+        )
 
     def _offer(self, found: Found, home: Home) -> Offer:
         manifest, given = found.usable, self._options(found.id)

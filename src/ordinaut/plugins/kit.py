@@ -63,7 +63,7 @@ class Kit:
         id, offer = self._offer.manifest.id, self._offer
 
         async def publish(event: Event) -> None:
-            await offer.home.back(offer.backend.publish(event))
+            await offer.home.back(offer.backend.publish, event)
 
         may = self.grants
         return EventsFacade(

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from fastapi import FastAPI
@@ -23,7 +24,7 @@ from ordinaut.engine.registry import ToolRegistry
 from ordinaut.errors import OrdinautError
 from ordinaut.plugins import loader
 from ordinaut.plugins.base import Extension
-from ordinaut.plugins.home import Home
+from ordinaut.plugins.home import RUNAWAY_SECONDS, Home
 from ordinaut.plugins.kit import Kit, Offer
 from ordinaut.plugins.life import Life
 from ordinaut.plugins.loader import Found
@@ -31,18 +32,32 @@ from ordinaut.plugins.schema import Manifest
 
 State: TypeAlias = Literal["discovered", "loaded", "started", "stopped", "failed"]
 
-LOAD_SECONDS = 10.0
-START_SECONDS = 10.0
-STOP_SECONDS = 5.0
+
+RETRY_SECONDS = 10.0
 
 log = telemetry.logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long an extension may take, in seconds."""
+
+    load: float = 10.0
+    start: float = 10.0
+    stop: float = 5.0
 
 
 class Member:
     """The state machine of one extension; ``offer`` says what the process has for it."""
 
     def __init__(
-        self, found: Found, *, home: Home, offer: Callable[[], Offer], tools: ToolRegistry
+        self,
+        found: Found,
+        *,
+        home: Home,
+        offer: Callable[[], Offer],
+        tools: ToolRegistry,
+        limits: Limits,
     ) -> None:
         self.found = found
         self.state: State = "discovered" if found.manifest is not None else "failed"
@@ -54,8 +69,10 @@ class Member:
         self.home = home
         self._offer = offer
         self._tools = tools
+        self._limits = limits
         self._extension: Extension | None = None
         self._life: Life | None = None
+        self._failed_at = 0.0
         self._lock = asyncio.Lock()
 
     @property
@@ -68,11 +85,20 @@ class Member:
         """The manifest of the extension."""
         return self.found.usable
 
+    @property
+    def may_try_again(self) -> bool:
+        """Whether it failed to start some time ago: what it needs may have come back."""
+        return (
+            self.state == "failed"
+            and "start" in self.seconds
+            and time.monotonic() - self._failed_at >= RETRY_SECONDS
+        )
+
     async def load(self) -> None:
         """Import the code and call ``setup``; the state tells how it went."""
         async with self._lock:
             if self.state == "discovered":
-                await self._attempt("load", self._load(), limit=LOAD_SECONDS)
+                await self._attempt("load", self._load(), limit=self._limits.load)
 
     async def start(self, *, live: bool) -> None:
         """Bring the extension to ``started``; the state tells how it went.
@@ -84,13 +110,14 @@ class Member:
         await self.load()
         async with self._lock:
             if self.state == "loaded":
-                await self._attempt("start", self._start(live), limit=START_SECONDS)
+                await self._attempt("start", self._start(live), limit=self._limits.start)
 
     async def stop(self) -> None:
         """Stop what was started; harmless in every other state."""
         async with self._lock:
             if self._life is not None:
-                await self._attempt("stop", self.home.run(self._life.leave()), limit=STOP_SECONDS)
+                leaving = self.home.run(self._life.leave)
+                await self._attempt("stop", leaving, limit=self._limits.stop)
             self._withdraw()
             await self.home.close()
             if self.state in ("loaded", "started"):
@@ -103,6 +130,7 @@ class Member:
                 await work
         except TimeoutError:
             self._fail(f"{verb} took longer than {limit:g} s")
+            await self.home.close()
         except OrdinautError as error:
             self._fail(error.message)
         except Exception as error:
@@ -110,13 +138,19 @@ class Member:
             self._fail(f"{verb}: {type(error).__name__}: {error}")
         self.seconds[verb] = time.monotonic() - began
 
+    async def end_runaway(self) -> None:
+        """Fail an extension that computes without giving way, and end it."""
+        self._fail(f"its code computed for {RUNAWAY_SECONDS:g} s without giving way")
+        await self.home.close()
+
     def _fail(self, reason: str) -> None:
         self.state, self.reason = "failed", reason
+        self._failed_at = time.monotonic()
         self._withdraw()
         log.warning("extension.failed", extension=self.found.id, reason=reason)
 
     async def _load(self) -> None:
-        self._extension, kit = await self.home.run(self._import())
+        self._extension, kit = await self.home.run(self._import)
         self.kit = kit
         if kit.tools is not None:
             self.tool_names = kit.tools.commit(self._tools)
@@ -132,7 +166,7 @@ class Member:
         assert self._extension is not None
         assert self.kit is not None
         life = Life(self._extension, self.kit, live=live)
-        self.lifespan_state = await self.home.run(life.enter())
+        self.lifespan_state = await self.home.run(life.enter)
         self._life = life
         self.state = "started"
 
