@@ -32,7 +32,7 @@ class Attempt:
     started: datetime
     number: int = 1
 
-    def ended(self, status: str, at: datetime, output: Json = None) -> StepRecord:
+    def ended(self, status: str, at: datetime, *, output: Json = None) -> StepRecord:
         """Return the record of a step that succeeded or was skipped."""
         step = self.step
         return StepRecord(
@@ -46,7 +46,7 @@ class Attempt:
             output,
         )
 
-    def failed(self, error: Json, at: datetime, output: Json = None) -> StepRecord:
+    def failed(self, error: Json, at: datetime, *, output: Json = None) -> StepRecord:
         """Return the record of a failure."""
         step = self.step
         return StepRecord(

@@ -16,7 +16,7 @@ class RunContext:
 
     __slots__ = ("_built", "_event", "_params", "_run", "steps")
 
-    def __init__(self, run: RunInfo, params: Mapping[str, Json], event: Json) -> None:
+    def __init__(self, run: RunInfo, params: Mapping[str, Json], *, event: Json) -> None:
         self._run = run
         self._params = params
         self._event = event

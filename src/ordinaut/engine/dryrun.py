@@ -96,8 +96,8 @@ async def render_steps(
     params: Mapping[str, Json] | None = None,
 ) -> DryRun:
     """Show what a run would do; nothing but pure tools is called, nothing is written down."""
-    context = RunContext(run, {**pipeline.params, **(params or {})}, event)
-    return await _Rehearsal(run, registry, clock, context).perform(pipeline)
+    context = RunContext(run, {**pipeline.params, **(params or {})}, event=event)
+    return await _Rehearsal(run, registry, clock=clock, context=context).perform(pipeline)
 
 
 class _Silence:
@@ -119,7 +119,7 @@ async def _placeholders(names: frozenset[str]) -> Mapping[str, str]:
 
 class _Rehearsal:
     def __init__(
-        self, run: RunInfo, registry: ToolRegistry, clock: Clock, context: RunContext
+        self, run: RunInfo, registry: ToolRegistry, *, clock: Clock, context: RunContext
     ) -> None:
         self._registry = registry
         self._clock = clock
@@ -191,7 +191,7 @@ class _Rehearsal:
         if not found and not isinstance(shown.arguments, dict):
             raise InvalidArguments(f"{path}: it yields no object", path=path)
         if not found:
-            validate(tool, shown.arguments, step)
+            validate(tool, shown.arguments, path=f"{step.path}.with")
         if shown.unknown or tool.effect != "pure" or step.wait_for is not None:
             shown.status = "unknown" if shown.unknown else "would_call"
             return

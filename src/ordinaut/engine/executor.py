@@ -79,7 +79,7 @@ async def execute(
     """
     execution = _Execution(
         Invoker(run, registry, journal=journal, clock=clock, secrets=secrets),
-        RunContext(run, {**pipeline.params, **params} if params else pipeline.params, event),
+        RunContext(run, {**pipeline.params, **params} if params else pipeline.params, event=event),
         journal=journal,
         clock=clock,
         prior=_last_records(done) if done else {},
@@ -204,7 +204,7 @@ class _Execution:
             output = await self._invoker.invoke(attempt, context)
         if isinstance(output, Failed | Suspended):
             return output
-        return attempt.ended("succeeded", self._clock.now(), output)
+        return attempt.ended("succeeded", self._clock.now(), output=output)
 
     def _holds(self, attempt: Attempt) -> bool:
         step = attempt.step
@@ -289,7 +289,8 @@ class _Execution:
             for index, item in enumerate(items)
         )
         try:
-            await self._side_by_side(jobs, step, collect)
+            batch = 1 if self._invoker.is_once(step) else BATCH
+            await self._side_by_side(jobs, step, collect=collect, batch=batch)
         except values.NotJson as error:
             raise StepError(f"{step.path}: the outputs together: {error.message}") from None
         return self._combined(stopped) if stopped else outputs
@@ -324,7 +325,7 @@ class _Execution:
             return not isinstance(ended, Failed)
 
         jobs = (partial(self._step, child, attempt.extra) for child in children)
-        await self._side_by_side(jobs, attempt.step, collect)
+        await self._side_by_side(jobs, attempt.step, collect=collect, batch=1)
         return self._combined(stopped) if stopped else outputs
 
     def _combined(self, stopped: list[Failed | Suspended]) -> Failed | Suspended:
@@ -340,7 +341,9 @@ class _Execution:
         self,
         jobs: Iterable[Callable[[], Any]],
         step: Step,
+        *,
         collect: Callable[[int, Ended], bool],
+        batch: int,
     ) -> None:
         await run_side_by_side(
             jobs,
@@ -348,7 +351,7 @@ class _Execution:
             collect=collect,
             flush=self._flush,
             waiting=lambda: len(self._fresh),
-            batch=BATCH,
+            batch=batch,
         )
 
 

@@ -45,7 +45,7 @@ class Problems:
         first = chosen[0]
         return kind(f"{message}: {first.path}: {first.message}", problems=chosen)
 
-    def unknown_keys(self, raw: Mapping[Any, Json], known: tuple[str, ...], path: str) -> None:
+    def unknown_keys(self, raw: Mapping[Any, Json], known: tuple[str, ...], *, path: str) -> None:
         """Refuse every key that is not known."""
         for key in raw:
             if key not in known:
@@ -63,7 +63,7 @@ class Problems:
         )
         return ""
 
-    def number(self, raw: Mapping[str, Json], key: str, path: str, limit: float) -> float | None:
+    def number(self, raw: Mapping[str, Json], key: str, *, path: str, limit: float) -> float | None:
         """Read an optional number of seconds."""
         value = raw.get(key)
         if value is None:
@@ -73,7 +73,7 @@ class Problems:
             return None
         return float(value)
 
-    def integer(self, raw: Mapping[str, Json], key: str, path: str, bounds: range) -> int | None:
+    def integer(self, raw: Mapping[str, Json], key: str, *, path: str, bounds: range) -> int | None:
         """Read an optional whole number within ``bounds``."""
         value = raw.get(key)
         if value is None:

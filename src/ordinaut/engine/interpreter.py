@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from jmespath.exceptions import JMESPathTypeError
+from jmespath.functions import Functions
 from jmespath.visitor import TreeInterpreter
 
 from ordinaut.engine.nearest import hint
@@ -32,8 +33,12 @@ class EvaluationError(ValueError):
 class Interpreter(TreeInterpreter):  # type: ignore[misc]  # jmespath has no types
     """Evaluates one expression once."""
 
+    _functions = Functions()
+    _dict_cls = dict
+
     def __init__(self, text: str, *, strict: bool) -> None:
-        super().__init__()
+        # The library's own __init__ makes functions and a cache of methods for each evaluation,
+        # which costs more than most expressions.
         self._text = text
         self._lenient = 0 if strict else 1
         self._left = MAX_COST
@@ -57,9 +62,9 @@ class Interpreter(TreeInterpreter):  # type: ignore[misc]  # jmespath has no typ
     def _failed(self, message: str) -> EvaluationError:
         return EvaluationError(message, self._position)
 
-    def visit(self, node: Any, *args: Any, **kwargs: Any) -> Any:
+    def visit(self, node: Any, value: Any) -> Any:
         self._spend(1)
-        return super().visit(node, *args, **kwargs)
+        return _VISITORS[node["type"]](self, node, value)
 
     def _spend(self, cost: int) -> None:
         self._left -= cost
@@ -174,9 +179,9 @@ class Interpreter(TreeInterpreter):  # type: ignore[misc]  # jmespath has no typ
             return self.COMPARATOR_FUNC[node["value"]](left, right)
         if isinstance(left, str) != isinstance(right, str) and None not in (left, right):
             raise self._failed(f"{kind_of(left)} and {kind_of(right)} have no order")
-        return self._order(node["value"], left, right)
+        return self._order(left, right, operation=node["value"])
 
-    def _order(self, operation: str, left: Any, right: Any) -> Any:
+    def _order(self, left: Any, right: Any, *, operation: str) -> Any:
         if any(isinstance(side, bool) or not isinstance(side, int | float | str)
                for side in (left, right)):  # fmt: skip
             return None
@@ -228,6 +233,13 @@ class Interpreter(TreeInterpreter):  # type: ignore[misc]  # jmespath has no typ
             copier = Copier(MAX_SIZE)
             copier.copy(value, MAX_DEPTH)
             self._spend((MAX_SIZE - copier.left) // 16)
+
+
+_VISITORS = {
+    name.removeprefix("visit_"): getattr(Interpreter, name)
+    for name in dir(Interpreter)
+    if name.startswith("visit_")
+}
 
 
 def _breadth(value: Any) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from datetime import datetime
 
 from ordinaut.clock import Clock
 from ordinaut.engine import calls, values
@@ -47,11 +48,13 @@ class Invoker:
         arguments: dict[str, Json] = {}
         if step.arguments is not None:
             found = await self._found(step.arguments) if step.arguments.secrets else None
-            arguments = render_arguments(step.arguments, context, attempt, secrets=found)
+            arguments = render_arguments(
+                step.arguments, context, now=attempt.started, secrets=found
+            )
             if found is not None:
                 redactor = Redactor(found.values())
         if step.checked is not tool:
-            validate(tool, arguments, step, masked=redactor is not NOTHING)
+            validate(tool, arguments, path=f"{step.path}.with", masked=redactor is not NOTHING)
         if tool.effect == "at_most_once":
             await self._begin(attempt)
         wants = tool.wants_context or tool.kind == "generator"
@@ -62,6 +65,10 @@ class Invoker:
             context=self._tool_context(attempt, redactor) if wants else None,
             redactor=redactor,
         )
+
+    def is_once(self, step: Step) -> bool:
+        """Tell whether the tool of a step must not be called twice."""
+        return self._tool(step).effect == "at_most_once"
 
     def _tool(self, step: Step) -> Tool:
         assert step.uses is not None
@@ -107,27 +114,27 @@ class Invoker:
 def render_arguments(
     template: Template,
     context: Context,
-    attempt: Attempt,
     *,
+    now: datetime,
     secrets: Mapping[str, str] | None = None,
 ) -> dict[str, Json]:
     """Return the arguments of a call, not validated yet."""
-    rendered = template.render(context, now=attempt.started, secrets=secrets)
+    rendered = template.render(context, now=now, secrets=secrets)
     if type(rendered) is not dict:
         message = f"{template.path}: it yields {values.kind_of(rendered)}, not an object"
         raise InvalidArguments(message, path=template.path)
     return rendered
 
 
-def validate(tool: Tool, arguments: dict[str, Json], step: Step, *, masked: bool = False) -> None:
+def validate(tool: Tool, arguments: dict[str, Json], *, path: str, masked: bool = False) -> None:
     """Raise :class:`InvalidArguments` where the tool does not take the arguments."""
     if tool.takes is None or tool.takes.accepts(arguments):
         return
-    problems = tool.takes.problems(arguments, path=f"{step.path}.with", masked=masked)
+    problems = tool.takes.problems(arguments, path=path, masked=masked)
     text = "; ".join(f"{problem.path}: {problem.message}" for problem in problems)
     listed: list[Json] = [{"path": p.path, "message": p.message, "code": p.code} for p in problems]
     raise InvalidArguments(
         f'tool "{tool.name}" does not take these arguments: {text}',
-        path=problems[0].path if problems else f"{step.path}.with",
+        path=problems[0].path if problems else path,
         details={"problems": listed},
     )

@@ -32,8 +32,8 @@ from ordinaut.model import Backoff, Json
 MAX_STEPS = 500
 MAX_GROUP_DEPTH = 4
 MAX_TIMEOUT_SECONDS = 7 * 24 * 3600
-MAX_RETRIES = 100
-MAX_PARALLEL = 100
+RETRIES = range(101)
+AT_ONCE = range(1, 101)
 
 PAYLOAD_KEYS = ("params", "pipeline", "output")
 STEP_KEYS = (
@@ -64,14 +64,16 @@ def parse_pipeline(
     Without a ``registry`` the tools and their arguments are not checked.
     """
     problems = Problems()
-    parsed = _PayloadParser(problems, registry, max_steps).parse(payload)
+    parsed = _PayloadParser(problems, registry, max_steps=max_steps).parse(payload)
     if parsed is None or problems.found:
         raise problems.error(InvalidPipeline, "the pipeline can not be used")
     return parsed
 
 
 class _PayloadParser:
-    def __init__(self, problems: Problems, registry: ToolRegistry | None, max_steps: int) -> None:
+    def __init__(
+        self, problems: Problems, registry: ToolRegistry | None, *, max_steps: int
+    ) -> None:
         self._problems = problems
         self._registry = registry
         self._max_steps = max_steps
@@ -81,7 +83,7 @@ class _PayloadParser:
         if not isinstance(payload, dict):
             self._problems.add("payload", f"a payload is an object, not {values.kind_of(payload)}")
             return None
-        self._problems.unknown_keys(payload, PAYLOAD_KEYS, "payload")
+        self._problems.unknown_keys(payload, PAYLOAD_KEYS, path="payload")
         params = self._params(payload.get("params", {}))
         raw = payload.get("pipeline")
         if not isinstance(raw, list) or not raw:
@@ -132,12 +134,12 @@ class _PayloadParser:
         if not isinstance(raw, dict):
             self._problems.add(path, f"a step is an object, not {values.kind_of(raw)}")
             return None
-        self._problems.unknown_keys(raw, STEP_KEYS, path)
+        self._problems.unknown_keys(raw, STEP_KEYS, path=path)
         step_id = self._problems.name(raw.get("id", default_id), f"{path}.id")
         save_as = None if raw.get("save_as") is None else raw["save_as"]
         if save_as is not None:
             save_as = self._problems.name(save_as, f"{path}.save_as")
-        self._scope.declare(step_id, save_as, path)
+        self._scope.declare(step_id, save_as, path=path)
         self._check_combination(raw, path)
         with self._scope.inside(item=True if "foreach" in raw else None):
             return self._body(raw, path, step_id, save_as, depth)
@@ -156,14 +158,18 @@ class _PayloadParser:
             return Step(**common, wait_for=self._approval(raw, path))
         tool = self._tool(raw, path)
         arguments = self._arguments(raw, path)
-        numbers = self._problems
+        read = self._problems
         return Step(
             **common,
             uses=raw.get("uses") if isinstance(raw.get("uses"), str) else None,
             arguments=arguments,
             checked=self._check_arguments(tool, arguments, path),
-            timeout_seconds=numbers.number(raw, "timeout_seconds", path, MAX_TIMEOUT_SECONDS),
-            max_retries=numbers.integer(raw, "max_retries", path, range(MAX_RETRIES + 1)),
+            timeout_seconds=numbers.number(
+                raw, "timeout_seconds", path=path, limit=MAX_TIMEOUT_SECONDS
+            ),
+            max_retries=numbers.integer(
+                raw, "max_retries", path=path, bounds=range(MAX_RETRIES + 1)
+            ),
             backoff=self._backoff(raw, path),
             foreach=self._foreach(raw, path),
             max_parallel=self._max_parallel(raw, path),
@@ -324,19 +330,21 @@ class _PayloadParser:
         if not isinstance(given, dict):
             self._problems.add(path, 'backoff is a strategy or {"strategy": …, "seconds": …}')
             return None
-        self._problems.unknown_keys(given, ("strategy", "seconds"), path)
+        self._problems.unknown_keys(given, ("strategy", "seconds"), path=path)
         strategy = given.get("strategy")
         if strategy is not None and strategy not in get_args(Backoff):
             known = ", ".join(get_args(Backoff))
             self._problems.add(f"{path}.strategy", f"the strategy is one of {known}")
             return None
         return BackoffPolicy(
-            strategy, self._problems.number(given, "seconds", path, MAX_TIMEOUT_SECONDS)
+            strategy, self._problems.number(given, "seconds", path=path, limit=MAX_TIMEOUT_SECONDS)
         )
 
     def _max_parallel(self, raw: Mapping[str, Json], path: str) -> int:
-        default = MAX_PARALLEL if "parallel" in raw else 1
-        found = self._problems.integer(raw, "max_parallel", path, range(1, MAX_PARALLEL + 1))
+        default = AT_ONCE[-1] if "parallel" in raw else 1
+        found = self._problems.integer(
+            raw, "max_parallel", path=path, bounds=range(1, MAX_PARALLEL + 1)
+        )
         return default if found is None else found
 
 

@@ -87,7 +87,7 @@ def check_text_at(text: str, path: str) -> None:
         raise invalid(path, error.message) from None
 
 
-def failed(path: str, message: str, expression: Expression, position: int) -> TemplateError:
+def failed(path: str, message: str, *, expression: Expression, position: int) -> TemplateError:
     """Return the error of an expression that has no value."""
     details = {"expression": expression.text, "position": position, "problem": message}
     text = f"{path}: {message}\n{caret(expression.text, position)}"

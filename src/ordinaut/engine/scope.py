@@ -31,13 +31,13 @@ class Scope:
         """Note that some step of the pipeline has this name."""
         self._expected.add(name)
 
-    def declare(self, step_id: str, save_as: str | None, path: str) -> None:
+    def declare(self, step_id: str, save_as: str | None, *, path: str) -> None:
         """Note the names of the step at ``path``; each belongs to one step."""
-        self._declare(step_id, f"{path}.id", path)
+        self._declare(step_id, place=f"{path}.id", path=path)
         if save_as is not None and save_as != step_id:
-            self._declare(save_as, f"{path}.save_as", path)
+            self._declare(save_as, place=f"{path}.save_as", path=path)
 
-    def _declare(self, name: str, place: str, path: str) -> None:
+    def _declare(self, name: str, *, place: str, path: str) -> None:
         if name and name in self._declared:
             self._problems.add(place, f'the name "{name}" is taken by {self._declared[name]}')
         elif name:

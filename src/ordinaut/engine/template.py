@@ -68,7 +68,7 @@ class Slot:
         try:
             return to.copier.copy(found, values.MAX_DEPTH)
         except values.NotJson as error:
-            raise failed(self.path, error.message, self.expression, 0) from None
+            raise failed(self.path, error.message, expression=self.expression, position=0) from None
 
     def render(self, to: _Rendering) -> Json:
         return self.value(to)
@@ -234,7 +234,7 @@ def search(
     try:
         return expression.search(context, now=now, secrets=secrets, strict=strict)
     except EvaluationError as error:
-        raise failed(path, error.message, expression, error.position) from None
+        raise failed(path, error.message, expression=expression, position=error.position) from None
 
 
 def evaluate(value: Json, context: Mapping[str, Json], *, now: datetime) -> Json:

@@ -179,15 +179,17 @@ def ask(step: Step, context: Mapping[str, Json], *, now: datetime) -> Wait:
     return Wait(
         step_id=step.wait_id,
         kind=wait.kind,
-        until=_instant(wait.until or wait.timeout, wait, context, now),
-        topic=_rendered(wait.topic, context, now),
+        until=_instant(wait.until or wait.timeout, context, wait=wait, now=now),
+        topic=_rendered(wait.topic, context, now=now),
         filter=None if wait.filter is None else wait.filter.text,
-        message=_rendered(wait.message, context, now),
+        message=_rendered(wait.message, context, now=now),
         scope=wait.scope,
     )
 
 
-def _rendered(template: Template | None, context: Mapping[str, Json], now: datetime) -> str | None:
+def _rendered(
+    template: Template | None, context: Mapping[str, Json], *, now: datetime
+) -> str | None:
     if template is None:
         return None
     value = template.render(context, now=now)
@@ -198,9 +200,9 @@ def _rendered(template: Template | None, context: Mapping[str, Json], now: datet
 
 
 def _instant(
-    template: Template | None, wait: WaitFor, context: Mapping[str, Json], now: datetime
+    template: Template | None, context: Mapping[str, Json], *, wait: WaitFor, now: datetime
 ) -> datetime | None:
-    text = _rendered(template, context, now)
+    text = _rendered(template, context, now=now)
     if text is None:
         return None
     found = _length_or_instant(text)

@@ -172,6 +172,30 @@ async def test_ten_thousand_items_leave_few_records_in_memory(bench: Bench) -> N
     assert len(outcome.steps) < 200
 
 
+async def test_each_at_most_once_item_is_written_down_before_the_next(bench: Bench) -> None:
+    async def pay(n: int) -> None:
+        durable = [r.index for r in bench.journal.records if r.status == "succeeded"]
+        assert durable == list(range(n))
+        bench.calls.append(n)
+
+    bench.tool("test.pay", pay, effect="at_most_once")
+    await bench.execute(steps(each("test.pay")), params={"items": [0, 1, 2]})
+
+    assert bench.calls == [0, 1, 2]
+
+
+async def test_a_member_of_a_group_that_ended_is_written_down_at_once(bench: Bench) -> None:
+    async def wait() -> None:
+        async with asyncio.timeout(5):
+            await bench.journal.written.wait()
+
+    bench.tool("test.wait", wait)
+    outcome = await bench.execute(steps({"parallel": [step(id="a"), step("test.wait", id="b")]}))
+
+    assert isinstance(outcome, Succeeded)
+    assert [record.step_id for record in bench.journal.checkpoints[0]] == ["a"]
+
+
 async def test_an_item_that_ended_does_not_wait_long_to_be_written_down(bench: Bench) -> None:
     """The second item runs on and on; the record of the first is durable meanwhile."""
     hold = asyncio.Event()
