@@ -164,12 +164,10 @@ class _PayloadParser:
             uses=raw.get("uses") if isinstance(raw.get("uses"), str) else None,
             arguments=arguments,
             checked=self._check_arguments(tool, arguments, path),
-            timeout_seconds=numbers.number(
+            timeout_seconds=read.number(
                 raw, "timeout_seconds", path=path, limit=MAX_TIMEOUT_SECONDS
             ),
-            max_retries=numbers.integer(
-                raw, "max_retries", path=path, bounds=range(MAX_RETRIES + 1)
-            ),
+            max_retries=read.integer(raw, "max_retries", path=path, bounds=RETRIES),
             backoff=self._backoff(raw, path),
             foreach=self._foreach(raw, path),
             max_parallel=self._max_parallel(raw, path),
@@ -342,9 +340,7 @@ class _PayloadParser:
 
     def _max_parallel(self, raw: Mapping[str, Json], path: str) -> int:
         default = AT_ONCE[-1] if "parallel" in raw else 1
-        found = self._problems.integer(
-            raw, "max_parallel", path=path, bounds=range(1, MAX_PARALLEL + 1)
-        )
+        found = self._problems.integer(raw, "max_parallel", path=path, bounds=AT_ONCE)
         return default if found is None else found
 
 
