@@ -107,6 +107,9 @@ class Absences:
         return Ruling("skipped_paused" if absence.paused else verdict, absence.reason + more)
 
 
+NO_ABSENCES = Absences((), (), catchup="all", window=timedelta())
+
+
 def duration(length: timedelta) -> str:
     """Return a length in the biggest unit that divides it: ``36 hours``."""
     seconds = int(length.total_seconds())

@@ -18,6 +18,7 @@ from threading import Thread
 from typing import Any
 
 from apscheduler.executors.base import BaseExecutor, run_coroutine_job
+from apscheduler.executors.debug import DebugExecutor
 from apscheduler.job import Job
 from apscheduler.jobstores.memory import MemoryJobStore
 from apscheduler.jobstores.sqlalchemy import SQLAlchemyJobStore
@@ -67,11 +68,14 @@ class Metronome:
         self._clock = clock
         self._due = asyncio.Event()
         self._scheduler = _LoopScheduler(
-            jobstores={"default": MemoryJobStore()}, job_defaults=_DEFAULTS, timezone="UTC"
+            jobstores={"default": MemoryJobStore()},
+            executors={"default": DebugExecutor()},  # calls at once, from the event loop
+            job_defaults=_DEFAULTS,
+            timezone="UTC",
         )
         # The job that wakes us is never replaced, only moved: no fault can lose it.
         self._job = self._scheduler.add_job(
-            self._strike, IntervalTrigger(seconds=AT_WORST.total_seconds(), timezone="UTC")
+            self._due.set, IntervalTrigger(seconds=AT_WORST.total_seconds(), timezone="UTC")
         )
 
     async def __aenter__(self) -> Metronome:
@@ -95,9 +99,6 @@ class Metronome:
         """Wait until it is time to tick."""
         await self._due.wait()
         self._due.clear()
-
-    async def _strike(self) -> None:
-        self._due.set()
 
 
 class Housekeeping:

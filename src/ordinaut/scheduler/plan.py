@@ -52,11 +52,13 @@ def plan(
     ``following`` answers as ``schedule.next``, from a memory that tasks share; ``live`` says
     that a run of the task has not ended.
     """
-    taken = _taken_away(task, schedule, now)
-    until = taken[-1].at if len(taken) == CHUNK else now
-    due, upcoming = _due(task, schedule, until, following)
-    if len(due) == CHUNK:
-        until = due[-1].at
+    due, upcoming = _due(task, schedule, now, following)
+    until = due[-1].at if len(due) == CHUNK else now
+    taken = _taken_away(task, schedule, until)
+    if len(taken) == CHUNK and taken[-1].at < until:
+        until = taken[-1].at
+        upcoming = next((at for _, at in due if at > until), upcoming)
+        due = [occurrence for occurrence in due if occurrence.at <= until]
     if snoozed := _snoozed(task, until):
         due = sorted([*due, snoozed])
     decisions = list(_decide(task, due, absences, now=now, live=live, following=following))
@@ -66,7 +68,7 @@ def plan(
         earlier = (w.scheduled_for for w in work[:-1])
         skipped += [_skipped(task, at, _OVERTAKEN) for at in earlier if at is not None]
         work = work[-1:]
-    skipped += [_taken(task, exclusion) for exclusion in taken if exclusion.at <= until]
+    skipped += [_taken(task, exclusion) for exclusion in taken]
     pending = None if snoozed else task.snoozed_to
     spent = task.max_runs is not None and task.fired + len(work) >= task.max_runs
     nexts = [] if spent else [at for at in (upcoming, pending) if at is not None]
@@ -91,10 +93,10 @@ def undecided_after(task: Timed) -> datetime:
     return min(task.decided_until, task.next_run_at - _MICROSECOND)
 
 
-def _taken_away(task: Timed, schedule: CompiledSchedule, now: datetime) -> list[Exclusion]:
+def _taken_away(task: Timed, schedule: CompiledSchedule, until: datetime) -> list[Exclusion]:
     if not _has_exclusions(task):
         return []
-    return schedule.excluded_between(undecided_after(task), now, limit=CHUNK)
+    return schedule.excluded_between(undecided_after(task), until, limit=CHUNK)
 
 
 def _has_exclusions(task: Timed) -> bool:

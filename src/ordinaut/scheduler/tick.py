@@ -29,17 +29,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from psycopg import DataError, IntegrityError
 
 from ordinaut.engine.calendar import Calendar
-from ordinaut.engine.schedule import CompiledSchedule, compile_schedule
-from ordinaut.model import Event, Schedule
+from ordinaut.engine.schedule import compile_schedule
+from ordinaut.model import Event
 from ordinaut.scheduler.calendars import Calendars
-from ordinaut.scheduler.catchup import Absences, Following
+from ordinaut.scheduler.catchup import NO_ABSENCES, Absences
 from ordinaut.scheduler.plan import Plan, plan, undecided_after
+from ordinaut.scheduler.shared import Memory, shared_form
 from ordinaut.store import journal, leaders, ledger, pulse, queue, schedules
 from ordinaut.store.database import Database, Tx
 from ordinaut.store.pulse import Downtime
@@ -48,8 +49,6 @@ from ordinaut.telemetry import emit, logger
 
 LIMIT = 2_000  # tasks in one tick
 STALL = timedelta(seconds=5)
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 log = logger(__name__)
 
@@ -86,8 +85,12 @@ async def tick(
     """
     async with db.connection() as tx:
         promoted = await queue.promote(tx, limit=limit, now=now)
-    async with db.transaction() as tx:
-        result = await _fire(tx, calendars, limit=limit, now=now)
+    try:
+        async with db.transaction() as tx:
+            result = await _fire(tx, calendars, limit=limit, now=now)
+    except (DataError, IntegrityError):
+        async with db.transaction() as tx:
+            result = await _fire(tx, calendars, limit=limit, now=now, one_by_one=True)
     if promoted or result.enqueued:
         async with db.connection() as tx:
             await queue.hint(tx)
@@ -97,7 +100,9 @@ async def tick(
     return result
 
 
-async def _fire(tx: Tx, calendars: Calendars, *, limit: int, now: datetime | None) -> TickResult:
+async def _fire(
+    tx: Tx, calendars: Calendars, *, limit: int, now: datetime | None, one_by_one: bool = False
+) -> TickResult:
     await leaders.guard(tx, stall=STALL)
     instant, ids = await schedules.claim(tx, limit=limit, now=now)
     if instant is None:
@@ -105,7 +110,11 @@ async def _fire(tx: Tx, calendars: Calendars, *, limit: int, now: datetime | Non
     tasks = await schedules.load(tx, ids)
     situation = await _look(tx, tasks, calendars, instant)
     plans, broken = _plan_all(tasks, situation)
-    refused = await _write(tx, plans, situation)
+    refused: dict[UUID, str] = {}
+    if one_by_one:
+        refused = await _write_each(tx, plans, situation)
+    else:
+        await _write(tx, plans, situation)
     await _contain(tx, {**broken, **refused}, now=instant)
     written = [p for p in plans if p.task.task_id not in refused]
     return TickResult(
@@ -136,7 +145,7 @@ async def _look(tx: Tx, tasks: Sequence[Timed], calendars: Calendars, now: datet
 def _plan_all(tasks: Sequence[Timed], situation: _Situation) -> tuple[list[Plan], dict[UUID, str]]:
     plans: list[Plan] = []
     broken: dict[UUID, str] = {}
-    memory: dict[tuple[CompiledSchedule, datetime], datetime | None] = {}
+    memory = Memory()
     for task in tasks:
         if not task.active:
             plans.append(_rest(task))
@@ -150,47 +159,25 @@ def _plan_all(tasks: Sequence[Timed], situation: _Situation) -> tuple[list[Plan]
     return plans, broken
 
 
-def _plan(
-    task: Timed,
-    situation: _Situation,
-    memory: dict[tuple[CompiledSchedule, datetime], datetime | None],
-) -> Plan:
-    schedule = compile_schedule(_shared_form(task.schedule), calendars=situation.calendars)
+def _plan(task: Timed, situation: _Situation, memory: Memory) -> Plan:
+    schedule = compile_schedule(shared_form(task.schedule), calendars=situation.calendars)
     return plan(
         task,
         schedule,
         now=situation.now,
         absences=_absences(task, situation),
         live=task.task_id in situation.live,
-        following=_remembering(schedule, memory),
+        following=memory.following(schedule),
     )
 
 
-def _remembering(
-    schedule: CompiledSchedule, memory: dict[tuple[CompiledSchedule, datetime], datetime | None]
-) -> Following:
-    # Many tasks share a schedule ("every day at nine") and are due at one instant.
-    def following(after: datetime) -> datetime | None:
-        key = (schedule, after)
-        if key not in memory:
-            occurrence = schedule.next(after)
-            memory[key] = None if occurrence is None else occurrence.at
-        return memory[key]
-
-    return following
-
-
-def _shared_form(schedule: Schedule) -> Schedule:
-    # Where the anchor does not matter, leave it out: tasks then share what was compiled.
-    if schedule.kind == "cron" or (schedule.kind == "rrule" and "DTSTART" in schedule.expr):
-        return replace(schedule, anchor=_EPOCH)
-    return schedule
-
-
 def _absences(task: Timed, situation: _Situation) -> Absences:
+    pauses = situation.pauses.get(task.task_id, ())
+    if not pauses and not situation.downtimes:
+        return NO_ABSENCES
     after = undecided_after(task)
     return Absences(
-        situation.pauses.get(task.task_id, ()),
+        pauses,
         [d for d in situation.downtimes if d.ended_at > after],
         catchup=task.catchup,
         window=timedelta(seconds=task.catchup_window_seconds),
@@ -207,23 +194,20 @@ def _is_due(plan: Plan, now: datetime) -> bool:
     return plan.advance.next_run_at is not None and plan.advance.next_run_at <= now
 
 
-async def _write(tx: Tx, plans: Sequence[Plan], situation: _Situation) -> dict[UUID, str]:
-    """Write plans; returns those that PostgreSQL refuses, with the reason."""
-    try:
-        async with tx.transaction():
-            await _write_all(tx, plans, situation)
-    except (DataError, IntegrityError) as error:
-        if len(plans) == 1:
-            log.exception("tick.refused", task_id=str(plans[0].task.task_id))
-            return {plans[0].task.task_id: f"its run can not be stored: {error}"}
-        refused: dict[UUID, str] = {}
-        for alone in plans:
-            refused |= await _write(tx, [alone], situation)
-        return refused
-    return {}
+async def _write_each(tx: Tx, plans: Sequence[Plan], situation: _Situation) -> dict[UUID, str]:
+    """Write plans apart; returns those that PostgreSQL refuses, with the reason."""
+    refused: dict[UUID, str] = {}
+    for alone in plans:
+        try:
+            async with tx.transaction():
+                await _write(tx, [alone], situation)
+        except (DataError, IntegrityError) as error:
+            log.exception("tick.refused", task_id=str(alone.task.task_id))
+            refused[alone.task.task_id] = f"its run can not be stored: {error}"
+    return refused
 
 
-async def _write_all(tx: Tx, plans: Sequence[Plan], situation: _Situation) -> None:
+async def _write(tx: Tx, plans: Sequence[Plan], situation: _Situation) -> None:
     now = situation.now
     overtaken = [
         p.task.task_id

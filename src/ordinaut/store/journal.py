@@ -21,10 +21,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from psycopg.types.json import Jsonb
-
 from ordinaut.model import Event
 from ordinaut.store.database import Queries, Tx
+from ordinaut.store.results import array, encode
 
 SQL = Queries("journal")
 CHANNEL = "ordinaut_event"  # where hint is heard
@@ -83,10 +82,10 @@ async def emit(tx: Tx, events: Sequence[Event], *, now: datetime | None = None) 
         {
             "now": now,
             "topics": [e.topic for e in events],
-            "task_ids": [e.task_id for e in events],
-            "run_ids": [e.run_id for e in events],
+            "task_ids": array([e.task_id for e in events]),
+            "run_ids": array([e.run_id for e in events]),
             "subjects": [e.subject for e in events],
-            "data": [Jsonb(e.data) for e in events],
+            "data": array([encode(e.data) for e in events]),
         },
     )
 

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from ordinaut.model import RunStatus, Verdict
 from ordinaut.store.database import Queries, Tx
+from ordinaut.store.results import array
 
 SQL = Queries("ledger")
 
@@ -42,9 +43,9 @@ async def record(tx: Tx, skipped: Sequence[Skipped], *, now: datetime | None = N
     await tx.execute(
         SQL["record"],
         {
-            "task_ids": [s.task_id for s in skipped],
-            "ats": [s.scheduled_for for s in skipped],
-            "verdicts": [s.verdict for s in skipped],
+            "task_ids": array([s.task_id for s in skipped]),
+            "ats": array([s.scheduled_for for s in skipped]),
+            "verdicts": array([s.verdict for s in skipped]),
             "reasons": [s.reason for s in skipped],
             "now": now,
         },

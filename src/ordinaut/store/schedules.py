@@ -21,6 +21,7 @@ from ordinaut.model import Catchup, Json, Overlap, Schedule, TaskStatus
 from ordinaut.store import ledger
 from ordinaut.store.database import Queries, Tx
 from ordinaut.store.ledger import Skipped
+from ordinaut.store.results import array
 
 SQL = Queries("schedules")
 CHANNEL = "ordinaut_schedule"  # where hint is heard
@@ -98,8 +99,8 @@ async def set_next(
     await tx.execute(
         SQL["set_next"],
         {
-            "task_ids": list(nexts),
-            "nexts": list(nexts.values()),
+            "task_ids": array(list(nexts)),
+            "nexts": array(list(nexts.values())),
             "tzdata": tzdata_version(),
             "now": now,
         },
@@ -156,7 +157,7 @@ async def claim(
 
 async def load(tx: Tx, ids: Sequence[UUID]) -> list[Timed]:
     """Return what decides when these tasks fire."""
-    cursor = await tx.execute(SQL["load"], {"ids": list(ids)})
+    cursor = await tx.execute(SQL["load"], {"ids": array(ids)})
     return [_timed(row) for row in await cursor.fetchall()]
 
 
@@ -183,7 +184,7 @@ async def pauses(tx: Tx, ids: Sequence[UUID]) -> dict[UUID, list[Pause]]:
     """Return the pauses that fall into the undecided time of tasks, in order."""
     found: dict[UUID, list[Pause]] = {}
     if ids:
-        cursor = await tx.execute(SQL["pauses"], {"ids": list(ids)})
+        cursor = await tx.execute(SQL["pauses"], {"ids": array(ids)})
         for task_id, began_at, ended_at, catchup in await cursor.fetchall():
             found.setdefault(task_id, []).append(Pause(began_at, ended_at, catchup))
     return found
@@ -191,7 +192,7 @@ async def pauses(tx: Tx, ids: Sequence[UUID]) -> dict[UUID, list[Pause]]:
 
 async def live(tx: Tx, ids: Sequence[UUID]) -> set[UUID]:
     """Return those of the tasks that have a run which has not ended."""
-    return await _ids(tx, "live", {"ids": list(ids)}) if ids else set()
+    return await _ids(tx, "live", {"ids": array(ids)}) if ids else set()
 
 
 async def advance(tx: Tx, moved: Sequence[Advance]) -> None:
@@ -199,12 +200,12 @@ async def advance(tx: Tx, moved: Sequence[Advance]) -> None:
     await tx.execute(
         SQL["advance"],
         {
-            "ids": [m.task_id for m in moved],
-            "nexts": [m.next_run_at for m in moved],
-            "decided": [m.decided_until for m in moved],
-            "lasts": [m.last_scheduled_for for m in moved],
-            "fired": [m.fired for m in moved],
-            "snoozed": [m.snoozed for m in moved],
+            "ids": array([m.task_id for m in moved]),
+            "nexts": array([m.next_run_at for m in moved]),
+            "decided": array([m.decided_until for m in moved]),
+            "lasts": array([m.last_scheduled_for for m in moved]),
+            "fired": array([m.fired for m in moved]),
+            "snoozed": array([m.snoozed for m in moved]),
         },
     )
 
@@ -214,7 +215,7 @@ async def end_tasks(
 ) -> None:
     """Give active tasks a status after which nothing fires."""
     if ids:
-        await tx.execute(SQL["end_tasks"], {"ids": list(ids), "status": status, "now": now})
+        await tx.execute(SQL["end_tasks"], {"ids": array(ids), "status": status, "now": now})
 
 
 async def next_due(tx: Tx) -> tuple[datetime, datetime | None]:
@@ -232,7 +233,11 @@ async def stale(tx: Tx, *, limit: int) -> list[UUID]:
 
 async def recomputed(tx: Tx, nexts: Mapping[UUID, datetime | None]) -> None:
     """Store what this process's time zone data makes of schedules."""
-    values = {"ids": list(nexts), "nexts": list(nexts.values()), "tzdata": tzdata_version()}
+    values = {
+        "ids": array(list(nexts)),
+        "nexts": array(list(nexts.values())),
+        "tzdata": tzdata_version(),
+    }
     await tx.execute(SQL["recomputed"], values)
 
 

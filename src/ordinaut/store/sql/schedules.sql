@@ -62,7 +62,7 @@ SELECT t.id, t.version, t.status = 'active' AND t.deleted_at IS NULL,
        t.concurrency_key, t.max_concurrency,
        s.next_run_at, s.decided_until, s.fired, s.resumed_at, s.snoozed_for, s.snoozed_to
   FROM schedule AS s JOIN task AS t ON t.id = s.task_id
- WHERE s.task_id = ANY(%(ids)s);
+ WHERE s.task_id = ANY(%(ids)s::uuid[]);
 
 -- name: calendars
 -- The calendars that tasks exclude; the definition only where the one that is known is old.
@@ -77,12 +77,12 @@ SELECT c.name, c.id, c.version,
 -- The pauses that ended after their tasks' undecided time began.
 SELECT p.task_id, p.began_at, p.ended_at, p.catchup
   FROM pause AS p JOIN schedule AS s USING (task_id)
- WHERE p.task_id = ANY(%(ids)s) AND p.ended_at > s.decided_until
+ WHERE p.task_id = ANY(%(ids)s::uuid[]) AND p.ended_at > s.decided_until
  ORDER BY p.task_id, p.began_at;
 
 -- name: live
 -- Which of these tasks have a run that has not ended.
-SELECT DISTINCT task_id FROM due_work WHERE task_id = ANY(%(ids)s);
+SELECT DISTINCT task_id FROM due_work WHERE task_id = ANY(%(ids)s::uuid[]);
 
 -- name: advance
 -- Move schedules on. No "next_run_at is still what was read": claim locked the rows.
@@ -102,7 +102,7 @@ UPDATE schedule AS s
 -- Give tasks a status after which nothing fires.
 UPDATE task
    SET status = %(status)s, updated_at = coalesce(%(now)s, now())
- WHERE id = ANY(%(ids)s) AND status = 'active';
+ WHERE id = ANY(%(ids)s::uuid[]) AND status = 'active';
 
 -- name: next_due
 -- The earliest instant at which claim finds something.

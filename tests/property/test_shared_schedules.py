@@ -1,0 +1,64 @@
+"""A shared form of a schedule has the occurrences of the schedule itself."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ordinaut.engine.schedule import compile_schedule
+from ordinaut.errors import InvalidSchedule
+from ordinaut.model import Schedule
+from ordinaut.scheduler.shared import shared_form
+
+FREQS = ("SECONDLY", "MINUTELY", "HOURLY", "DAILY", "WEEKLY", "MONTHLY", "YEARLY")
+PARTS = (
+    "BYDAY=MO,FR", "BYDAY=TU", "BYMONTHDAY=1,15", "BYMONTHDAY=-1", "BYYEARDAY=100,-1",
+    "BYMONTH=2,7", "BYHOUR=9,17", "BYMINUTE=0,30", "BYSECOND=0", "BYSETPOS=1", "BYSETPOS=-1",
+    "INTERVAL=2", "COUNT=50", "UNTIL=20290101T000000Z", "WKST=SU", "BYWEEKNO=20",
+)  # fmt: skip
+CRONS = ("*/5 * * * *", "0 9 * * 1-5", "30 2 * * *", "15 0 1 * *", "*/10 * * * * *", "0 0 29 2 *")
+ZONES = ("UTC", "Europe/Chisinau", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu")
+
+rules = st.builds(
+    lambda freq, parts: ";".join([f"FREQ={freq}", *parts]),
+    st.sampled_from(FREQS),
+    st.lists(st.sampled_from(PARTS), unique_by=lambda part: part.split("=")[0], max_size=4),
+)
+with_start = st.builds("DTSTART:20240110T083000\nRRULE:{}".format, rules)
+expressions = st.one_of(
+    st.tuples(st.just("rrule"), rules),
+    st.tuples(st.just("rrule"), with_start),
+    st.tuples(st.just("cron"), st.sampled_from(CRONS)),
+)
+anchors = st.datetimes(datetime(2024, 1, 1), datetime(2027, 12, 31)).map(
+    lambda naive: naive.replace(tzinfo=UTC)
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    expressions,
+    anchors,
+    st.sampled_from(ZONES),
+    st.sampled_from(("shift", "skip")),
+    st.sampled_from(("first", "last", "both")),
+    st.timedeltas(timedelta(0), timedelta(days=500)),
+)
+def test_the_shared_form_fires_when_the_schedule_does(kind_and_expr, anchor, zone, gap, fold, age):
+    kind, expr = kind_and_expr
+    schedule = Schedule(kind, expr, zone, anchor, dst_gap=gap, dst_fold=fold)
+    try:
+        own = compile_schedule(schedule)
+    except InvalidSchedule:
+        return
+    shared = compile_schedule(shared_form(schedule))
+    after = anchor + age
+    found = own.between(after, after + timedelta(days=800), limit=20)
+
+    assert shared.between(after, after + timedelta(days=800), limit=20) == found
+    if found:
+        until = found[-1].at
+        taken = own.excluded_between(after, until, limit=20)
+        assert shared.excluded_between(after, until, limit=20) == taken
