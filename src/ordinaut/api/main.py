@@ -8,15 +8,20 @@ from importlib import metadata
 from typing import Final
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from starlette.types import Receive, Scope, Send
 
-from ordinaut.api import errors
+from ordinaut.api import docs, errors
 from ordinaut.api.auth import Authenticator
 from ordinaut.api.checks import PipelineCheck
+from ordinaut.api.dependencies import authenticate
 from ordinaut.api.middleware import BodyLimit, RequestContext, SecurityHeaders
 from ordinaut.api.routes import (
     agents,
     auth,
+    calendars,
+    events,
+    health,
     runs,
     schedules,
     system,
@@ -26,12 +31,26 @@ from ordinaut.api.routes import (
 )
 from ordinaut.api.routing import PROBLEMS
 from ordinaut.api.services import Services
+from ordinaut.bus import Bus
 from ordinaut.clock import Clock, SystemClock
 from ordinaut.config import Settings
+from ordinaut.errors import Forbidden
 from ordinaut.plugins.host import ExtensionHost
 from ordinaut.store.database import Database
 
-ROUTERS: Final = (tasks, task_actions, runs, schedules, templates, agents, auth, system)
+ROUTERS: Final = (
+    tasks,
+    task_actions,
+    runs,
+    schedules,
+    templates,
+    events,
+    calendars,
+    agents,
+    auth,
+    system,
+    health,
+)
 BACKLOG: Final = 2048
 KEEP_ALIVE_SECONDS: Final = 75  # longer than the 60 s after which common proxies hang up
 
@@ -57,8 +76,10 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> FastAPI:
         telemetry={"operation_spans": False},
     )
     errors.install(app)
+    docs.install(app)
     for module in ROUTERS:
         app.include_router(module.routes)
+    app.mount("/ext", _extensions)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(RequestContext, clock=chosen)
     app.add_middleware(SecurityHeaders)
@@ -73,9 +94,23 @@ async def _services(settings: Settings, clock: Clock) -> AsyncIterator[Services]
         pooled=settings.pooled,
         name="ordinaut api",
     )
-    async with db, ExtensionHost(settings) as host:
-        auth = Authenticator(settings, db, clock)
-        yield Services(settings, clock, db, auth, host.tools, PipelineCheck(host.tools))
+    auth = Authenticator(settings, db, clock)
+    host = ExtensionHost(settings, db=db, authorize=_authorize)
+    async with db, Bus(settings.redis_url) as bus, host:
+        yield Services(settings, clock, db, bus, auth, host, PipelineCheck(host.tools))
+
+
+async def _extensions(scope: Scope, receive: Receive, send: Send) -> None:
+    """Hand a request to the extension that its path names."""
+    made: Services = scope["app"].state.services
+    await made.host.gateway(scope, receive, send)
+
+
+async def _authorize(scope: Scope, needed: str) -> None:
+    """Let in who holds the scope that an extension needs."""
+    agent = await authenticate(Request(scope))
+    if not agent.may(needed):
+        raise Forbidden(f"this needs the scope {needed}")
 
 
 async def serve(settings: Settings) -> None:

@@ -17,12 +17,12 @@ from ordinaut.api.schemas.base import Problem
 from ordinaut.errors import InvalidInput
 from ordinaut.model import Json
 from ordinaut.store import idempotency
-from ordinaut.store.idempotency import Answer
+from ordinaut.store.idempotency import HEADER, Answer
 
 Handler = Callable[[Request], Awaitable[Response]]
 
-KEY_HEADER: Final = "idempotency-key"
 MAX_KEY: Final = 255
+SHOWN_ONCE: Final = "api_key"
 KEPT_HEADERS: Final = ("content-type", "location", "etag")
 PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     status: {"model": Problem, "content": {"application/problem+json": {}}}
@@ -54,7 +54,7 @@ class Route(APIRoute):
             if has_body and await strict.body():
                 _check_media_type(strict)
                 await strict.json()
-            if request.method == "POST" and KEY_HEADER in request.headers:
+            if request.method == "POST" and HEADER in request.headers:
                 return await _once(strict, handle)
             return await handle(strict)
 
@@ -80,9 +80,9 @@ async def _once(request: StrictRequest, handle: Handler) -> Response:
     if "authorization" not in request.headers:  # a public route, or one that answers 401
         return await handle(request)
     agent = await authenticate(request)
-    key = request.headers[KEY_HEADER]
+    key = request.headers[HEADER]
     if not 0 < len(key) <= MAX_KEY or not key.isprintable():
-        raise InvalidInput.at("Idempotency-Key", f"1 to {MAX_KEY} printable characters")
+        raise InvalidInput.at(HEADER, f"1 to {MAX_KEY} printable characters")
     fingerprint = hashlib.sha256(
         f"{request.method} {request.url.path}?{request.url.query}\n".encode() + await request.body()
     ).digest()
@@ -93,15 +93,17 @@ async def _once(request: StrictRequest, handle: Handler) -> Response:
         request.state.tx = tx
         response = await handle(request)
         await idempotency.keep(
-            tx, agent.id, key=key, fingerprint=fingerprint, answer=_answer(response)
+            tx, agent.id, key=key, fingerprint=fingerprint, answer=_kept(response)
         )
     return response
 
 
-def _answer(response: Response) -> Answer:
+def _kept(response: Response) -> Answer:
     headers = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}
-    kept = {"headers": headers, "body": bytes(response.body).decode()}
-    return Answer(response.status_code, orjson.dumps(kept))
+    body = bytes(response.body)
+    if SHOWN_ONCE.encode() in body:  # a key is stored as its hash and nowhere else
+        body = json.dumps(orjson.loads(body) | {SHOWN_ONCE: None})
+    return Answer(response.status_code, orjson.dumps({"headers": headers, "body": body.decode()}))
 
 
 def _replay(answer: Answer) -> Response:

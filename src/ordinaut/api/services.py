@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from ordinaut.api.auth import Authenticator
 from ordinaut.api.checks import PipelineCheck
+from ordinaut.bus import Bus
 from ordinaut.clock import Clock
 from ordinaut.config import Settings
 from ordinaut.engine.registry import ToolRegistry
+from ordinaut.plugins.host import ExtensionHost
 from ordinaut.store.database import Database
 
 
@@ -19,6 +21,12 @@ class Services:
     settings: Settings
     clock: Clock
     db: Database
+    bus: Bus
     auth: Authenticator
-    tools: ToolRegistry
+    host: ExtensionHost
     check: PipelineCheck
+
+    @property
+    def tools(self) -> ToolRegistry:
+        """What a step can call."""
+        return self.host.tools

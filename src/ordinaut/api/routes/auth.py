@@ -20,25 +20,24 @@ routes = router("/auth", "auth")
 @routes.post("/token")
 async def token(body: KeyExchange, parts: Parts, request: Request) -> TokensOut:
     """Exchange an API key for an access token and a refresh token."""
-    return TokensOut.model_validate(await parts.auth.exchange(body.api_key, origin=origin(request)))
+    made = await parts.auth.exchange(body.api_key, origin=origin(request))
+    return TokensOut.model_validate(made)
 
 
 @routes.post("/refresh")
 async def refresh(body: RefreshExchange, parts: Parts, request: Request) -> TokensOut:
     """Exchange a refresh token, once, for new tokens; a second use revokes all of its family."""
-    return TokensOut.model_validate(
-        await parts.auth.refresh(body.refresh_token, origin=origin(request))
-    )
+    made = await parts.auth.refresh(body.refresh_token, origin=origin(request))
+    return TokensOut.model_validate(made)
 
 
 @routes.post("/revoke", status_code=status.HTTP_204_NO_CONTENT)
-async def revoke(body: Revocation, caller: Anyone, parts: Parts) -> None:
+async def revoke(body: Revocation, work: Anyone) -> None:
     """End an access token, or a refresh token with all that was made from it."""
-    await parts.auth.revoke(body.token, origin=caller.actor)
+    await work.parts.auth.revoke(body.token, origin=work.actor)
 
 
 @routes.get("/me")
-async def me(caller: Anyone) -> Me:
+async def me(work: Anyone) -> Me:
     """Say who the credential belongs to and what it may do."""
-    agent = caller.agent
-    return Me(id=agent.id, name=agent.name, scopes=sorted(agent.scopes))
+    return Me(id=work.agent.id, name=work.agent.name, scopes=sorted(work.agent.scopes))

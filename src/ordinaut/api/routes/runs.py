@@ -6,18 +6,14 @@ from datetime import timedelta
 from typing import Annotated, Final
 from uuid import UUID
 
-from fastapi import Query, status
+from fastapi import Query, Response, status
 
-from ordinaut.api.dependencies import (
-    Connection,
-    Parts,
-    RunsRead,
-    RunsWrite,
-    Tx,
-    cursor_id,
-    paged,
-)
+from ordinaut.api import answers
+from ordinaut.api.answers import answer
+from ordinaut.api.dependencies import RunsRead, RunsWrite
+from ordinaut.api.paging import cursor_id, paged
 from ordinaut.api.routing import router
+from ordinaut.api.schemas import written
 from ordinaut.api.schemas.base import Page
 from ordinaut.api.schemas.runs import RunDetail, RunOut, RunQuery, StatsOut, StatsQuery
 from ordinaut.errors import Conflict
@@ -27,56 +23,61 @@ from ordinaut.store.runs import Filter
 routes = router("/runs", "runs")
 
 STATS_OVER: Final = timedelta(days=1)
+ACCEPTED: Final = status.HTTP_202_ACCEPTED
+REPEATABLE: Final = ("failed", "canceled", "dead")
 
 
-@routes.get("")
-async def find(
-    query: Annotated[RunQuery, Query()], caller: RunsRead, tx: Connection
-) -> Page[RunOut]:
+@routes.get("", response_model=Page[RunOut])
+async def find(query: Annotated[RunQuery, Query()], work: RunsRead) -> Response:
     """Return runs, newest first: those that are queued or running and those that ended."""
-    wanted = Filter(caller.owner, query.task_id, tuple(query.status), query.trigger)
-    found = await runs.page(tx, wanted, limit=query.limit + 1, before=cursor_id(query.cursor))
+    wanted = Filter(work.owner, query.task_id, tuple(query.status), query.trigger)
+    before = cursor_id(query.cursor)
+    async with work.connection() as tx:
+        found = await runs.page(tx, wanted, limit=query.limit + 1, before=before)
     page, following = paged(found, limit=query.limit, place=lambda run: run.id)
-    return Page(items=[RunOut.of(run) for run in page], next_cursor=following)
+    return answers.page([written.run(run) for run in page], following)
 
 
 @routes.get("/stats")
-async def stats(
-    query: Annotated[StatsQuery, Query()], caller: RunsRead, tx: Connection, parts: Parts
-) -> StatsOut:
+async def stats(query: Annotated[StatsQuery, Query()], work: RunsRead) -> StatsOut:
     """Count runs by status; durations and lateness are of those that ended since then."""
-    since = query.since or parts.clock.now() - STATS_OVER
-    found = await runs.stats(tx, since=since, owner=caller.owner, task_id=query.task_id)
+    since = query.since or work.now - STATS_OVER
+    async with work.connection() as tx:
+        found = await runs.stats(tx, since=since, owner=work.owner, task_id=query.task_id)
     return StatsOut(
         since=since, counts=found.counts, duration=found.duration, lateness=found.lateness
     )
 
 
-@routes.get("/{run_id}")
-async def get(run_id: UUID, caller: RunsRead, tx: Connection) -> RunDetail:
+@routes.get("/{run_id}", response_model=RunDetail)
+async def get(run_id: UUID, work: RunsRead) -> Response:
     """Return a run with its steps."""
-    run = await runs.get(tx, run_id, owner=caller.owner)
-    return RunDetail.with_steps(run, await runs.steps(tx, run_id))
+    async with work.connection() as tx:
+        run = await runs.get(tx, run_id, owner=work.owner)
+        steps = [written.step(step) for step in await runs.steps(tx, run_id)]
+    return answer(written.run(run) | {"steps": steps})
 
 
-@routes.post("/{run_id}/cancel", status_code=status.HTTP_202_ACCEPTED)
-async def cancel(run_id: UUID, caller: RunsWrite, tx: Tx) -> RunOut:
+@routes.post("/{run_id}/cancel", status_code=ACCEPTED, response_model=RunOut)
+async def cancel(run_id: UUID, work: RunsWrite) -> Response:
     """End a queued or waiting run at once, and ask the worker of a running one to stop."""
-    run = await runs.get(tx, run_id, owner=caller.owner)
-    if run.finished_at is not None:
-        raise Conflict(f"the run has {run.status}")
-    await queue.cancel(tx, run_ids=[run_id])
-    await audit.record(tx, caller.actor, action="run.cancel", entity="run", entity_id=run_id)
-    return RunOut.of(await runs.get(tx, run_id))
+    async with work.transaction() as tx:
+        run = await runs.get(tx, run_id, owner=work.owner)
+        if run.finished_at is not None:
+            raise Conflict(f"a run that is {run.status} can not be canceled")
+        await queue.cancel(tx, run_ids=[run_id])
+        await audit.record(tx, work.actor, action="run.cancel", entity="run", entity_id=run_id)
+        return answer(written.run(await runs.get(tx, run_id)), ACCEPTED)
 
 
-@routes.post("/{run_id}/retry", status_code=status.HTTP_202_ACCEPTED)
-async def retry(run_id: UUID, caller: RunsWrite, tx: Tx) -> RunOut:
+@routes.post("/{run_id}/retry", status_code=ACCEPTED, response_model=RunOut)
+async def retry(run_id: UUID, work: RunsWrite) -> Response:
     """Queue a run that failed, was canceled or died once more, from its last checkpoint."""
-    run = await runs.get(tx, run_id, owner=caller.owner)
-    if run.status not in ("failed", "canceled", "dead"):
-        raise Conflict(f"a run that is {run.status} can not be retried")
-    await queue.redrive(tx, run_id)
-    await queue.hint(tx)
-    await audit.record(tx, caller.actor, action="run.retry", entity="run", entity_id=run_id)
-    return RunOut.of(await runs.get(tx, run_id))
+    async with work.transaction() as tx:
+        run = await runs.get(tx, run_id, owner=work.owner)
+        if run.status not in REPEATABLE:
+            raise Conflict(f"a run that is {run.status} can not be retried")
+        await queue.redrive(tx, run_id)
+        await queue.hint(tx)
+        await audit.record(tx, work.actor, action="run.retry", entity="run", entity_id=run_id)
+        return answer(written.run(await runs.get(tx, run_id)), ACCEPTED)

@@ -7,18 +7,12 @@ from uuid import UUID
 
 from fastapi import Query, Response, status
 
-from ordinaut.api import lifecycle
-from ordinaut.api.dependencies import (
-    Connection,
-    IfMatch,
-    Parts,
-    TasksRead,
-    TasksWrite,
-    Tx,
-    cursor_id,
-    paged,
-)
-from ordinaut.api.routing import PROBLEMS, router
+from ordinaut.api import answers, lifecycle, timeline
+from ordinaut.api.answers import answer
+from ordinaut.api.dependencies import IfMatch, TasksRead, TasksWrite
+from ordinaut.api.paging import cursor_id, paged
+from ordinaut.api.routing import router
+from ordinaut.api.schemas import written
 from ordinaut.api.schemas.base import Page
 from ordinaut.api.schemas.tasks import (
     TaskBatch,
@@ -28,105 +22,109 @@ from ordinaut.api.schemas.tasks import (
     TaskQuery,
     Validated,
 )
+from ordinaut.api.schemas.timeline import Difference
 from ordinaut.errors import InvalidInput
 from ordinaut.store import tasks
 from ordinaut.store.tasks import Filter, TaskRecord
 
 routes = router("/tasks", "tasks")
 
-
-@routes.post("", status_code=status.HTTP_201_CREATED, responses={200: {"model": TaskOut}})
-async def create(
-    body: TaskIn, caller: TasksWrite, tx: Connection, parts: Parts, response: Response
-) -> TaskOut:
-    """Store a task. 200 with the stored one when this repeats it within its dedupe window."""
-    record, new = await lifecycle.create(tx, parts, body, caller=caller)
-    if not new:
-        response.status_code = status.HTTP_200_OK
-    response.headers["Location"] = f"/tasks/{record.task.id}"
-    return tagged(response, record)
+CREATED = status.HTTP_201_CREATED
+REPEATED: dict[int | str, dict[str, Any]] = {
+    200: {"model": TaskOut, "description": "The task that this one repeats."}
+}
 
 
-@routes.post("/batch", status_code=status.HTTP_201_CREATED)
-async def create_batch(body: TaskBatch, caller: TasksWrite, tx: Tx, parts: Parts) -> Page[TaskOut]:
+@routes.post("", status_code=CREATED, response_model=TaskOut, responses=REPEATED)
+async def create(body: TaskIn, work: TasksWrite) -> Response:
+    """Store a task; 200 with the stored one when this repeats it within its dedupe window."""
+    async with work.connection() as tx:
+        record, new = await lifecycle.create(tx, work, body)
+    return tagged(record, CREATED if new else 200, location=f"/tasks/{record.task.id}")
+
+
+@routes.post("/batch", status_code=CREATED, response_model=Page[TaskOut])
+async def create_batch(body: TaskBatch, work: TasksWrite) -> Response:
     """Store all of the tasks, or none of them when one is not right."""
-    records = await lifecycle.create_batch(tx, parts, body.tasks, caller=caller)
-    return Page[TaskOut].model_construct(items=[TaskOut.of(record) for record in records])
+    async with work.transaction() as tx:
+        records = await lifecycle.create_batch(tx, work, body.tasks)
+    items = [written.task(record) for record in records]
+    return answer({"items": items, "next_cursor": None}, CREATED)
 
 
 @routes.post("/validate")
-async def validate(body: TaskIn, caller: TasksWrite, tx: Connection, parts: Parts) -> Validated:
+async def validate(body: TaskIn, work: TasksWrite) -> Validated:
     """Check a task as if it were to be stored, and store nothing."""
-    task = await lifecycle.validated(tx, parts, body, caller=caller)
-    upcoming = await lifecycle.upcoming(tx, task, count=5)
-    return Validated(next_run_at=task.next_run_at, occurrences=upcoming)
+    async with work.connection() as tx:
+        task = await lifecycle.planned(tx, work, lifecycle.draft(work, body))
+        coming = await timeline.upcoming(tx, task, after=task.created_at, count=5)
+    return Validated(next_run_at=task.next_run_at, occurrences=coming)
 
 
-@routes.get("")
-async def find(
-    query: Annotated[TaskQuery, Query()], caller: TasksRead, tx: Connection
-) -> Page[TaskOut]:
+@routes.get("", response_model=Page[TaskOut])
+async def find(query: Annotated[TaskQuery, Query()], work: TasksRead) -> Response:
     """Return tasks, newest first."""
-    found = await tasks.page(
-        tx, _filter(query, caller.owner), limit=query.limit + 1, before=cursor_id(query.cursor)
-    )
+    wanted = Filter(work.owner, query.status, query.schedule_kind, _labels(query.label), query.q)
+    before = cursor_id(query.cursor)
+    async with work.connection() as tx:
+        found = await tasks.page(tx, wanted, limit=query.limit + 1, before=before)
     page, following = paged(found, limit=query.limit, place=lambda record: record.task.id)
-    return Page(items=[TaskOut.of(record) for record in page], next_cursor=following)
+    return answers.page([written.task(record) for record in page], following)
 
 
-@routes.get("/{task_id}", responses=PROBLEMS)
-async def get(task_id: UUID, caller: TasksRead, tx: Connection, response: Response) -> TaskOut:
+@routes.get("/{task_id}", response_model=TaskOut)
+async def get(task_id: UUID, work: TasksRead) -> Response:
     """Return a task with its next occurrence and its last run."""
-    return tagged(response, await tasks.get(tx, task_id, owner=caller.owner))
+    async with work.connection() as tx:
+        return tagged(await tasks.get(tx, task_id, owner=work.owner))
 
 
-@routes.patch("/{task_id}")
+@routes.patch("/{task_id}", response_model=TaskOut | Difference)
 async def patch(
-    task_id: UUID,
-    body: TaskPatch,
-    caller: TasksWrite,
-    tx: Tx,
-    parts: Parts,
-    version: IfMatch,
-    response: Response,
-) -> TaskOut:
-    """Change the given fields; ``If-Match`` refuses to change what somebody else changed."""
-    record = await tasks.lock_one(tx, task_id, owner=caller.owner, version=version)
+    task_id: UUID, body: TaskPatch, work: TasksWrite, version: IfMatch, dry_run: bool = False
+) -> Response:
+    """Change the given fields; ``If-Match`` refuses to change what somebody else changed.
+
+    With ``dry_run=true`` nothing is stored: the answer says which occurrences of the next
+    90 days would be added and removed.
+    """
     given: dict[str, Any] = body.model_dump(exclude_unset=True)
-    return tagged(response, await lifecycle.amend(tx, parts, record, given, actor=caller.actor))
+    return await _change(task_id, given, work, version, dry_run=dry_run)
 
 
-@routes.put("/{task_id}")
+@routes.put("/{task_id}", response_model=TaskOut | Difference)
 async def put(
-    task_id: UUID,
-    body: TaskIn,
-    caller: TasksWrite,
-    tx: Tx,
-    parts: Parts,
-    version: IfMatch,
-    response: Response,
-) -> TaskOut:
-    """Replace a task; what is left out gets its default."""
-    record = await tasks.lock_one(tx, task_id, owner=caller.owner, version=version)
-    given = {name: getattr(body, name) for name in TaskIn.model_fields}
-    return tagged(response, await lifecycle.amend(tx, parts, record, given, actor=caller.actor))
+    task_id: UUID, body: TaskIn, work: TasksWrite, version: IfMatch, dry_run: bool = False
+) -> Response:
+    """Replace a task; what is left out gets its default. ``dry_run`` is that of PATCH."""
+    return await _change(task_id, dict(body), work, version, dry_run=dry_run)
 
 
 @routes.delete("/{task_id}", status_code=status.HTTP_204_NO_CONTENT)
-async def delete(task_id: UUID, caller: TasksWrite, tx: Tx, parts: Parts, version: IfMatch) -> None:
+async def delete(task_id: UUID, work: TasksWrite, version: IfMatch) -> None:
     """Take a task out of sight and cancel its queued runs; its history stays."""
-    record = await tasks.lock_one(tx, task_id, owner=caller.owner, version=version)
-    await lifecycle.delete(tx, record, actor=caller.actor, now=parts.clock.now())
+    async with work.transaction() as tx:
+        record = await tasks.lock_one(tx, task_id, owner=work.owner, version=version)
+        await lifecycle.delete(tx, work, record)
 
 
-def tagged(response: Response, record: TaskRecord) -> TaskOut:
+def tagged(record: TaskRecord, status: int = 200, location: str = "") -> Response:
     """Write a task, with its version as the ETag."""
-    response.headers["ETag"] = f'"{record.task.version}"'
-    return TaskOut.of(record)
+    headers = {"ETag": f'"{record.task.version}"'}
+    return answer(
+        written.task(record), status, headers | ({"Location": location} if location else {})
+    )
 
 
-def _filter(query: TaskQuery, owner: UUID | None) -> Filter:
-    return Filter(owner, query.status, query.schedule_kind, _labels(query.label), query.q)
+async def _change(
+    task_id: UUID, given: dict[str, Any], work: TasksWrite, version: int | None, *, dry_run: bool
+) -> Response:
+    async with work.transaction() as tx:
+        record = await tasks.lock_one(tx, task_id, owner=work.owner, version=version)
+        if not dry_run:
+            return tagged(await lifecycle.amend(tx, work, record, given))
+        found = await timeline.difference(tx, work, record, given)
+    return answer(found.model_dump())
 
 
 def _labels(given: list[str]) -> dict[str, str] | None:

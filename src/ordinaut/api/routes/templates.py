@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from fastapi import Response
 
-from ordinaut.api.dependencies import Parts, TasksRead
-from ordinaut.api.json import dumps
+from ordinaut.api.answers import answer
+from ordinaut.api.dependencies import TasksRead
 from ordinaut.api.routing import router
 from ordinaut.api.schemas.schedules import Evaluate, Evaluated
-from ordinaut.engine.template import evaluate as render
-from ordinaut.engine.template import evaluate_condition
+from ordinaut.engine import template
 
 routes = router("/templates", "templates")
 
 
 @routes.post("/evaluate", response_model=Evaluated)
-async def evaluate(body: Evaluate, caller: TasksRead, parts: Parts) -> Response:
+async def evaluate(body: Evaluate, work: TasksRead) -> Response:
     """Resolve every ``${…}`` in ``value``, or evaluate ``condition``, over ``context``."""
-    now = parts.clock.now()
     if body.condition is not None:
-        result = evaluate_condition(body.condition, body.context, now=now)
-        return _answer({"result": result})
-    return _answer({"value": render(body.value, body.context, now=now)})
-
-
-def _answer(value: dict[str, object]) -> Response:
-    return Response(dumps(value), media_type="application/json")
+        result = template.evaluate_condition(body.condition, body.context, now=work.now)
+        return answer({"result": result})
+    return answer({"value": template.evaluate(body.value, body.context, now=work.now)})

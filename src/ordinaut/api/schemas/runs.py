@@ -8,8 +8,8 @@ from uuid import UUID
 from pydantic import Field
 
 from ordinaut.api.schemas.base import Answer, Body, Instant, Name, PageQuery, Query
-from ordinaut.model import Json, RunStatus, StepRecord, StepStatus, Trigger
-from ordinaut.store.runs import Percentiles, Run
+from ordinaut.model import Json, RunStatus, StepStatus, Trigger
+from ordinaut.store.runs import Percentiles
 
 
 class RunQuery(PageQuery):
@@ -46,14 +46,6 @@ class StepOut(Answer):
     output: Json
     error: Json
 
-    @classmethod
-    def of(cls, step: StepRecord) -> StepOut:
-        """Write a checkpoint."""
-        return cls(
-            id=step.step_id,
-            **{name: getattr(step, name) for name in cls.model_fields if name != "id"},
-        )
-
 
 class RunOut(Answer):
     """One execution of a task over all its attempts."""
@@ -77,21 +69,11 @@ class RunOut(Answer):
     wait: Json
     cancel_requested: bool
 
-    @classmethod
-    def of(cls, run: Run) -> RunOut:
-        """Write a run."""
-        return cls.model_construct(**_fields(run))
-
 
 class RunDetail(RunOut):
     """A run with its steps."""
 
     steps: list[StepOut]
-
-    @classmethod
-    def with_steps(cls, run: Run, steps: list[StepRecord]) -> RunDetail:
-        """Write a run and its checkpoints."""
-        return cls.model_construct(**_fields(run), steps=[StepOut.of(step) for step in steps])
 
 
 class StatsOut(Answer):
@@ -101,9 +83,3 @@ class StatsOut(Answer):
     counts: Mapping[str, int]
     duration: Percentiles | None
     lateness: Percentiles | None
-
-
-def _fields(run: Run) -> dict[str, Json]:
-    added = run.payload if isinstance(run.payload, dict) else {}
-    own = {name: getattr(run, name) for name in Run.__slots__ if name != "payload"}
-    return own | {"params": added.get("params"), "event": added.get("event")}

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from ordinaut.api.schemas.base import Answer, Body, Instant, JsonObject
 from ordinaut.api.schemas.tasks import Expression, ScheduleFields
+from ordinaut.engine.explain import Language
 from ordinaut.model import Json
 
 MAX_PREVIEW = 1000
@@ -38,7 +39,7 @@ class PreviewOut(Answer):
 class Explain(ScheduleFields):
     """A schedule that is to be said in words."""
 
-    language: Annotated[str, Field(pattern="^(en|ro|ru)$")] = "en"
+    language: Language = "en"
 
 
 class Explanation(Answer):

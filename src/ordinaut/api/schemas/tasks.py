@@ -28,10 +28,8 @@ from ordinaut.model import (
     Overlap,
     RunStatus,
     ScheduleKind,
-    Task,
     TaskStatus,
 )
-from ordinaut.store.tasks import TaskRecord
 
 MAX_BATCH = 10_000
 DAY = 86_400
@@ -217,29 +215,6 @@ class TaskOut(Answer):
     next_run_at: Instant | None
     fired: int
     last_run: LastRun | None
-
-    @classmethod
-    def of(cls, record: TaskRecord) -> TaskOut:
-        """Write a stored task."""
-        task, schedule = record.task, record.task.schedule
-        last = record.last_run
-        return cls.model_construct(
-            **{name: getattr(task, name) for name in _OWN},
-            schedule_kind=schedule.kind,
-            schedule_expr=schedule.expr,
-            timezone=schedule.timezone,
-            starts_at=schedule.starts_at,
-            ends_at=schedule.ends_at,
-            dst_gap=schedule.dst_gap,
-            dst_fold=schedule.dst_fold,
-            exclude=list(schedule.exclude),
-            on_excluded=schedule.on_excluded,
-            fired=record.fired,
-            last_run=None if last is None else LastRun.model_validate(last),
-        )
-
-
-_OWN = tuple(name for name in Task.__slots__ if name in TaskOut.model_fields)
 
 
 class Validated(Answer):

@@ -1,0 +1,142 @@
+"""A task in time: what became of its occurrences, what comes, and runs out of turn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from itertools import islice, takewhile
+from typing import Any, Final
+from uuid import UUID
+
+from ordinaut.api.dependencies import Work
+from ordinaut.api.lifecycle import amended, compiled, note
+from ordinaut.api.schemas.tasks import RunNow
+from ordinaut.api.schemas.timeline import (
+    Backfill,
+    BackfillResult,
+    Difference,
+    OccurrencesOut,
+    OccurrencesQuery,
+    PastOccurrence,
+)
+from ordinaut.engine.schedule import CompiledSchedule
+from ordinaut.errors import Conflict, InvalidInput
+from ordinaut.model import NewWork, Schedule, Task, uuid7
+from ordinaut.store import backfill as store
+from ordinaut.store import ledger, queue, runs, schedules, tasks
+from ordinaut.store.database import Tx
+from ordinaut.store.runs import Run
+from ordinaut.store.schedules import Timed
+from ordinaut.store.tasks import TaskRecord
+
+PAST: Final = timedelta(days=7)
+DIFFERENCE_OVER: Final = timedelta(days=90)
+MAX_DIFFERENCE: Final = 1000  # occurrences of each kind that are listed
+
+
+async def run_now(tx: Tx, work: Work, record: TaskRecord, body: RunNow) -> Run:
+    """Enqueue a run out of turn and return it; the schedule goes on as it was."""
+    task = record.task
+    if task.status == "canceled":
+        raise Conflict("a canceled task can not be run")
+    [timed] = await schedules.load(tx, [task.id])
+    key, most = timed.lane
+    made = NewWork(
+        id=uuid7(),
+        task_id=task.id,
+        task_version=task.version,
+        scheduled_for=None,
+        run_at=body.run_at or work.now,
+        priority=body.priority or task.priority,
+        trigger="run_now",
+        payload=None if body.params is None else {"params": body.params},
+        concurrency_key=key,
+        max_concurrency=most,
+    )
+    await queue.enqueue(tx, [made])
+    await queue.hint(tx)
+    await note(tx, work, "run_now", task, after={"run_id": str(made.id)})
+    return await runs.get(tx, made.id)
+
+
+async def upcoming(tx: Tx, task: Task, *, after: datetime, count: int) -> list[datetime]:
+    """Return the instants at which ``task`` would fire next."""
+    schedule = await compiled(tx, task.schedule)
+    return [one.at for one in islice(schedule.iterate(after), count)]
+
+
+async def occurrences(tx: Tx, work: Work, task_id: UUID, query: OccurrencesQuery) -> OccurrencesOut:
+    """Return what became of past occurrences and when the next ones come."""
+    record = await tasks.get(tx, task_id, owner=work.owner)
+    now = work.now
+    until = query.until or now
+    past = await ledger.occurrences(
+        tx, task_id, after=query.after or until - PAST, until=until, limit=query.limit
+    )
+    [timed] = await schedules.load(tx, [task_id])
+    fires = record.task.status == "active"
+    future = await _future(tx, timed, count=query.future) if fires else []
+    return OccurrencesOut(
+        past=[PastOccurrence.model_validate(entry) for entry in past], future=future
+    )
+
+
+async def backfill(tx: Tx, work: Work, task_id: UUID, body: Backfill) -> BackfillResult:
+    """Enqueue runs for past occurrences of a task, by default for those without one."""
+    record = await tasks.lock_one(tx, task_id, owner=work.owner)
+    if record.task.status == "canceled":
+        raise Conflict("a canceled task can not be run")
+    if body.until < body.since:
+        raise InvalidInput.at("until", "lies before since")
+    [timed] = await schedules.load(tx, [task_id])
+    made = await store.backfill(
+        tx,
+        timed,
+        await compiled(tx, timed.schedule),
+        since=body.since,
+        until=body.until,
+        limit=body.limit,
+        now=work.now,
+        again=body.again,
+    )
+    await queue.hint(tx)
+    asked = {"since": body.since.isoformat(), "until": body.until.isoformat()}
+    await note(tx, work, "backfill", record.task, after=asked | {"runs": len(made.run_ids)})
+    return BackfillResult(
+        run_ids=made.run_ids, occurrences=made.occurrences, go_on_after=made.go_on_after
+    )
+
+
+async def difference(
+    tx: Tx, work: Work, record: TaskRecord, given: Mapping[str, Any]
+) -> Difference:
+    """Say which occurrences of the next 90 days a change would add and remove."""
+    after = await amended(tx, work, record.task, given)
+    now = work.now
+    old = await _instants(tx, record.task.schedule, now)
+    new = await _instants(tx, after.schedule, now)
+    added, removed = sorted(set(new) - set(old)), sorted(set(old) - set(new))
+    return Difference(
+        until=now + DIFFERENCE_OVER,
+        added=added[:MAX_DIFFERENCE],
+        removed=removed[:MAX_DIFFERENCE],
+        kept=len(set(old) & set(new)),
+        complete=max(len(old), len(new)) < MAX_DIFFERENCE,
+        next_run_at=after.next_run_at,
+    )
+
+
+async def _future(tx: Tx, timed: Timed, *, count: int) -> list[datetime]:
+    schedule = await compiled(tx, timed.schedule)
+    left = count if timed.max_runs is None else min(count, timed.max_runs - timed.fired)
+    coming = [one.at for one in islice(schedule.iterate(timed.decided_until), max(left, 0))]
+    if timed.snoozed_to is not None:
+        coming = sorted([*coming, timed.snoozed_to])[:count]
+    return coming
+
+
+async def _instants(tx: Tx, schedule: Schedule, now: datetime) -> list[datetime]:
+    ready: CompiledSchedule = await compiled(tx, schedule)
+    until = now + DIFFERENCE_OVER
+    within = takewhile(lambda one: one.at <= until, ready.iterate(now))
+    return [one.at for one in islice(within, MAX_DIFFERENCE)]

@@ -1,0 +1,38 @@
+-- name: publish
+INSERT INTO event (topic, subject, data)
+VALUES (%(topic)s, %(subject)s, %(data)s)
+RETURNING seq, occurred_at, topic, task_id, run_id, subject, data;
+
+-- name: page
+-- Newest first. Who may not see everything sees the facts about own tasks and what was
+-- published, but not what the core says about others.
+SELECT seq, occurred_at, topic, task_id, run_id, subject, data
+  FROM event e
+ WHERE (%(before)s::bigint IS NULL OR seq < %(before)s)
+   AND (%(topic)s::text IS NULL OR topic ~ %(topic)s)
+   AND (%(subject)s::text IS NULL OR subject = %(subject)s)
+   AND (%(task_id)s::uuid IS NULL OR task_id = %(task_id)s)
+   AND (%(run_id)s::uuid IS NULL OR run_id = %(run_id)s)
+   AND (%(since)s::timestamptz IS NULL OR occurred_at >= %(since)s)
+   AND (%(until)s::timestamptz IS NULL OR occurred_at < %(until)s)
+   AND (%(owner)s::uuid IS NULL
+        OR EXISTS (SELECT FROM task t WHERE t.id = e.task_id AND t.created_by = %(owner)s)
+        OR (e.task_id IS NULL AND split_part(e.topic, '.', 1) <> ALL(%(reserved)s)))
+ ORDER BY seq DESC
+ LIMIT %(limit)s;
+
+-- name: topics
+-- What was spoken of since an instant, how often, and when last.
+SELECT topic, count(*), max(occurred_at)
+  FROM event e
+ WHERE occurred_at >= %(since)s
+   AND (%(owner)s::uuid IS NULL
+        OR EXISTS (SELECT FROM task t WHERE t.id = e.task_id AND t.created_by = %(owner)s)
+        OR (e.task_id IS NULL AND split_part(e.topic, '.', 1) <> ALL(%(reserved)s)))
+ GROUP BY topic
+ ORDER BY topic
+ LIMIT 1000;
+
+-- name: owned
+-- Whether a task belongs to an agent.
+SELECT EXISTS (SELECT FROM task WHERE id = %(task_id)s AND created_by = %(owner)s);
