@@ -174,7 +174,7 @@ class _Execution:
             attempt.prior = prior
             if gave_up(prior) and isinstance(step.on_error, Step):
                 return await self._run_handler(attempt, prior)
-            attempt.number += prior.attempt if prior.status == "failed" else 0
+            attempt.number = prior.attempt + (prior.status == "failed")
         try:
             ended = await self._try(attempt)
         except StepError as error:
@@ -256,6 +256,8 @@ class _Execution:
         """Return the record of a waiting that is over, or what the run waits for."""
         step, now = attempt.step, attempt.started
         prior = self._prior.get((step.wait_id, None))
+        if prior is not None and waiting.is_stale(prior, after=attempt.prior):
+            prior = None
         if prior is not None and prior.status == "succeeded":
             return waiting.checked_answer(step, prior)
         if prior is not None and prior.status == "waiting":
@@ -263,7 +265,7 @@ class _Execution:
             wait = waiting.asked_again(record)
         else:
             wait = waiting.ask(step, self._context.view(attempt.extra), now=now)
-            record, fresh = waiting.question(wait, now=now), True
+            record, fresh = waiting.question(wait, attempt=attempt.number, now=now), True
         if not waiting.is_due(wait, step, now=now):
             return Suspended((wait,), (record,) if fresh else ())
         answer = {"until": format_instant(now)}

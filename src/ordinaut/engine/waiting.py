@@ -212,10 +212,10 @@ def _instant(
     return now + found if isinstance(found, timedelta) else found
 
 
-def question(wait: Wait, *, now: datetime) -> StepRecord:
+def question(wait: Wait, *, attempt: int, now: datetime) -> StepRecord:
     """Return the record of a step that begins to wait."""
     output = {"wait": wait.to_json()}
-    return StepRecord(wait.step_id, "waiting", 1, now, None, output=output)
+    return StepRecord(wait.step_id, "waiting", attempt, now, None, output=output)
 
 
 def is_due(wait: Wait, step: Step, *, now: datetime) -> bool:
@@ -239,6 +239,13 @@ def checked_answer(step: Step, record: StepRecord) -> StepRecord:
         message += f": {note}" if note else ""
         raise WaitRefused(message)
     return record
+
+
+def is_stale(record: StepRecord, *, after: StepRecord | None) -> bool:
+    """Tell whether a question was refused already: a run that is retried then asks anew."""
+    if after is None or not isinstance(after.error, dict):
+        return False
+    return after.error.get("code") == WaitRefused.code and record.attempt <= after.attempt
 
 
 def asked_again(record: StepRecord) -> Wait:

@@ -93,7 +93,7 @@ class Bench:
 
     def answer(self, step_id: str, answer: Json) -> None:
         """Answer what a suspended run waits for, as the API or an event would."""
-        (waiting,) = [r for r in self.known if r.step_id == step_id and r.status == "waiting"]
+        waiting = next(r for r in self.known if r.step_id == step_id and r.status == "waiting")
         self.known.remove(waiting)
         self.known.append(
             replace(waiting, status="succeeded", finished_at=self.clock.now(), output=answer)

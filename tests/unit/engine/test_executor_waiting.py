@@ -207,6 +207,20 @@ async def test_a_call_that_fails_after_its_wait_does_not_wait_again(bench: Bench
     assert isinstance(await bench.execute(payload), Succeeded)
 
 
+@pytest.mark.parametrize("keys", [{}, {"uses": "test.echo"}])
+async def test_a_run_that_is_retried_after_a_rejection_asks_anew(bench: Bench, keys: Json) -> None:
+    payload = steps({"id": "a", "wait_for": "approval", **keys}, output="${steps}")
+    waits = "a:wait" if keys else "a"
+    await suspended(bench, payload)
+    bench.answer(waits, {"approved": False})
+    assert isinstance(await bench.execute(payload), Failed)
+
+    await suspended(bench, payload)
+    bench.answer(waits, {"approved": True})
+
+    assert isinstance(await bench.execute(payload), Succeeded)
+
+
 async def test_a_wait_whose_condition_is_false_is_skipped(bench: Bench) -> None:
     outcome = await bench.execute(steps({"id": "w", "if": "params.ask", "wait_for": "approval"}))
 

@@ -62,18 +62,16 @@ def test_templates_differ_only_in_that_a_missing_path_is_an_error(
         with pytest.raises((InvalidTemplate, TemplateError)):
             render()
         return
+    rendered, problem = None, ""
     try:
         rendered = render()
     except TemplateError as error:
         problem = str(error.details["problem"])
-        rendered = None
-    else:
-        problem = None
-    if problem is None:
-        assert rendered == case["result"]
-    else:
+    if problem:
         assert holds_null_or_nothing(case["result"])
         assert MISSING.search(problem)
+    else:
+        assert rendered == case["result"]
 
 
 def holds_null_or_nothing(value: Any) -> bool:
