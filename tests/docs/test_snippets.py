@@ -62,7 +62,7 @@ def difference(shown: Any, actual: Any, place: str = "") -> str:
         found = (difference(shown[key], actual[key], f"{place}.{key}") for key in shown)
         return next(filter(None, found), "")
     if isinstance(shown, list) and isinstance(actual, list):
-        if shown[-1:] == ["…"]:
+        if len(shown) > 1 and shown[-1] == "…":
             shown = shown[:-1]
             actual = actual[: len(shown)]
         if len(shown) != len(actual):
