@@ -234,3 +234,22 @@ def test_properties_are_checked_in_zones_that_exist() -> None:
     assert [zone(name).name for name in ZONES] == list(ZONES)
     with pytest.raises(InvalidSchedule):
         zone("Europe/Atlantis")
+
+
+@given(
+    st.sampled_from(["rrule", "cron", "interval", "once", "event", "condition"]),
+    st.one_of(
+        st.text(max_size=60),
+        st.text(alphabet="FREQ=DAILYSECOND;BY:,-0123456789\n ", max_size=60),
+        st.text(alphabet="*/-,0123456789LW#@ MONJAN", max_size=30),
+    ),
+)
+@settings(deadline=2_000)
+def test_any_text_is_understood_or_refused_at_once(kind: Any, text: str) -> None:
+    one = Schedule(kind, text, "Europe/Chisinau", anchor=datetime(2027, 1, 5, tzinfo=UTC))
+    try:
+        schedule.compile_schedule(one).next(one.anchor)
+    except InvalidSchedule as refused:
+        (problem,) = refused.problems
+        assert problem.path == "schedule_expr"
+        assert len(problem.message) < 600

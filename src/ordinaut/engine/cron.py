@@ -18,7 +18,8 @@ from functools import lru_cache
 from ordinaut.engine.days import LAST_WORKDAY, MIDNIGHT, DayPattern, DayTimes, Freq
 from ordinaut.engine.localtime import FIRST_INSTANT, MINUTE, Zone, shown
 from ordinaut.engine.rrule_parts import refused
-from ordinaut.engine.timers import DayRule, ElapsedTimer, Timer, WallFilter, WallTimer
+from ordinaut.engine.timers import ElapsedTimer, Timer, WallFilter, WallTimer
+from ordinaut.engine.walls import DayRule
 from ordinaut.errors import InvalidSchedule
 from ordinaut.model import DstFold, DstGap
 

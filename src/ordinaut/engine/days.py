@@ -26,7 +26,11 @@ HORIZON_YEARS = 400
 LAST_WORKDAY = 0
 
 _WEEK = 7
-_MAX_TABLES = 64
+_MAX_TABLES = 256
+_MONTH_STARTS = (
+    (0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334, 365),
+    (0, 31, 60, 91, 121, 152, 182, 213, 244, 274, 305, 335, 366),
+)
 
 
 class Freq(IntEnum):
@@ -39,6 +43,10 @@ class Freq(IntEnum):
     HOURLY = 4
     MINUTELY = 5
     SECONDLY = 6
+
+
+# The most days that one period can have, for BYSETPOS.
+_MOST_DAYS = {Freq.YEARLY: 366, Freq.MONTHLY: 31, Freq.WEEKLY: 7, Freq.DAILY: 1}
 
 
 class DayTimes(Sequence[int]):
@@ -121,11 +129,10 @@ class _Year:
 
     def __init__(self, year: int) -> None:
         self.year = year
-        self.first = day_of(date(year, 1, 1))
+        self.first = new_year(year)
         self.weekday = weekday_of(self.first)
-        self.length = 366 if isleap(year) else 365
-        self.month_starts = [day_of(date(year, m, 1)) - self.first for m in range(1, 13)]
-        self.month_starts.append(self.length)
+        self.month_starts = _MONTH_STARTS[isleap(year)]
+        self.length = self.month_starts[-1]
 
     def month(self, month: int) -> range:
         return range(self.month_starts[month - 1], self.month_starts[month])
@@ -213,6 +220,8 @@ class DayTables:
         self._pattern = pattern
         self._plain: dict[tuple[int, ...], tuple[int, ...]] = {}
         self._tables: dict[tuple[int, ...], YearTable] = {}
+        most = _MOST_DAYS[pattern.freq] * len(pattern.times)
+        self._impossible = bool(pattern.positions) and min(map(abs, pattern.positions)) > most
 
     def get(self, year: int, phase: int) -> YearTable:
         """Return the table of ``year``, which lies ``phase`` intervals' units into the cycle."""
@@ -227,23 +236,25 @@ class DayTables:
 
     def _make(self, year: _Year, key: tuple[int, ...], phase: int) -> YearTable:
         pattern = self._pattern
-        if pattern.freq == Freq.YEARLY and phase:
+        if self._impossible or (pattern.freq == Freq.YEARLY and phase):
             return NO_DAYS
         if pattern.positions and pattern.freq == Freq.WEEKLY:
             return self._positioned(self._weeks(year, phase))
         days = self._plain.get(key[:3])
         if days is None:
             days = self._plain[key[:3]] = tuple(sorted(matching_days(pattern, year)))
-        days = self._on_grid(days, year, phase)
+        kept = self._on_grid(days, year, phase)
         if pattern.positions:
-            return self._positioned(self._periods(days, year))
-        return YearTable(days, _Same(pattern.times, len(days)), len(days) * len(pattern.times))
+            return self._positioned(self._periods(kept, year))
+        return YearTable(kept, _Same(pattern.times, len(kept)), len(kept) * len(pattern.times))
 
-    def _on_grid(self, days: tuple[int, ...], year: _Year, phase: int) -> tuple[int, ...]:
+    def _on_grid(self, days: tuple[int, ...], year: _Year, phase: int) -> Sequence[int]:
         """Keep the days whose day, week or month is a multiple of INTERVAL from the start."""
         step, freq = self._pattern.interval, self._pattern.freq
         if step == 1 or freq == Freq.YEARLY:
             return days
+        if freq == Freq.DAILY and len(days) == year.length:
+            return range(-phase % step, year.length, step)
         if freq == Freq.DAILY:
             return tuple(day for day in days if (day + phase) % step == 0)
         if freq == Freq.WEEKLY:
@@ -253,7 +264,7 @@ class DayTables:
         wanted = year.in_months(months)
         return tuple(day for day in days if day in wanted)
 
-    def _periods(self, days: tuple[int, ...], year: _Year) -> Iterator[Sequence[int]]:
+    def _periods(self, days: Sequence[int], year: _Year) -> Iterator[Sequence[int]]:
         if self._pattern.freq == Freq.YEARLY:
             yield days
         elif self._pattern.freq == Freq.DAILY:

@@ -34,10 +34,12 @@ HOUR = 3_600
 DAY = 86_400
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EPOCH_DAY = date(1970, 1, 1).toordinal()
-# A year is kept free at both ends, so that no offset can carry a datetime out of its range.
-FIRST_INSTANT = (datetime(2, 1, 1, tzinfo=UTC) - EPOCH) // timedelta(seconds=1)
-LAST_INSTANT = (datetime(9999, 1, 1, tzinfo=UTC) - EPOCH) // timedelta(seconds=1) - 1
+# The Gregorian calendar begins in 1582, and datetime ends with 9999; both ends leave room for
+# offsets and for searches that start a little earlier.
+FIRST_YEAR = 1601
 LAST_YEAR = 9998
+FIRST_INSTANT = (datetime(FIRST_YEAR - 1, 1, 1, tzinfo=UTC) - EPOCH) // timedelta(seconds=1)
+LAST_INSTANT = (datetime(LAST_YEAR + 1, 1, 1, tzinfo=UTC) - EPOCH) // timedelta(seconds=1) - 1
 # Two neighbouring offsets differ by at most a day (Samoa and Alaska crossed the date line).
 MAX_SHIFT = DAY
 
@@ -228,6 +230,13 @@ def parse_time(text: str, *, path: str = "schedule_expr") -> datetime:
     if fraction:
         iso += f".{fraction[:6]:0<6}"
     try:
+        check_year(int(year))
         return datetime.fromisoformat(iso + (offset or "").upper())
     except ValueError as error:
         raise InvalidSchedule.at(path, f"{shown(text)} is not a time: {error}") from None
+
+
+def check_year(year: int) -> None:
+    """Raise ValueError for a year that can not be computed with."""
+    if not FIRST_YEAR <= year <= LAST_YEAR:
+        raise ValueError(f"the year must be in {FIRST_YEAR}..{LAST_YEAR}")

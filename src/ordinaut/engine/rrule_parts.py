@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ordinaut.engine.days import Freq
-from ordinaut.engine.localtime import shown, wall_of
+from ordinaut.engine.localtime import check_year, shown, wall_of
 from ordinaut.errors import InvalidSchedule
 
 WEEKDAYS = ("MO", "TU", "WE", "TH", "FR", "SA", "SU")
@@ -104,6 +104,7 @@ def parse_stamp(text: str, name: str) -> Stamp:
         raise refused(f"{name}: {shown(text)} is not a time; write it like 20270301T090000Z")
     *numbers, utc = match.groups()
     try:
+        check_year(int(numbers[0]))
         moment = datetime(*[int(number or 0) for number in numbers])  # type: ignore[arg-type]  # noqa: DTZ001  six ints, and wall time has no zone
     except ValueError as error:
         raise refused(f"{name}: {shown(text)} is not a time: {error}") from None

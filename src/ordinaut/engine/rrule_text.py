@@ -15,7 +15,7 @@ from ordinaut.engine.localtime import shown, zone
 from ordinaut.engine.rrule_parts import Rule, Stamp, parse_rule, parse_stamp, refused
 
 MAX_DATES = 5_000
-MAX_RULES = 32
+MAX_RULES = 16
 
 _NAMES = "DTSTART|RRULE|EXRULE|RDATE|EXDATE"
 _FOLD = re.compile(rf"\r?\n[ \t](?!\s*(?:{_NAMES})[:;])", re.IGNORECASE)

@@ -32,20 +32,10 @@ from ordinaut.engine.localtime import (
 )
 from ordinaut.engine.rrule_parts import Rule, Stamp, refused
 from ordinaut.engine.rrule_text import Recurrence
-from ordinaut.engine.timers import (
-    DayRule,
-    ElapsedTimer,
-    Hit,
-    Timer,
-    WallFilter,
-    WallList,
-    WallTimer,
-    distinct,
-)
+from ordinaut.engine.timers import ElapsedTimer, Hit, Timer, WallFilter, WallTimer, distinct
+from ordinaut.engine.walls import DayRule, WallList
 from ordinaut.model import DstFold, DstGap
 
-# Counting through a filtered rule of HOURLY or finer takes a step for each occurrence.
-MAX_FILTERED_COUNT = 20_000
 _UNITS = {Freq.HOURLY: HOUR, Freq.MINUTELY: MINUTE, Freq.SECONDLY: 1}
 _MAX_EXCLUDED = 20_000
 
@@ -210,12 +200,12 @@ def _elapsed(rule: Rule, start: Start) -> ElapsedTimer:
     if wall is not None:
         at = max([*start.zone.instants(wall), start.zone.resolve(wall)])
     if rule.count is not None:
-        if rule.count > MAX_FILTERED_COUNT and not timer.countable:
-            raise refused(
-                f"COUNT goes up to {MAX_FILTERED_COUNT} with BY parts and FREQ={rule.freq.name}; "
-                "use UNTIL"
-            )
         at = timer.nth(rule.count)
+        if at is None and next(timer.hits(start.first_at - 1), None) is not None:
+            raise refused(
+                f"COUNT={rule.count} takes too long to count with BY parts and "
+                f"FREQ={rule.freq.name}; use UNTIL"
+            )
     return timer.until(at)
 
 

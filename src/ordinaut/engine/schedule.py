@@ -45,9 +45,9 @@ from ordinaut.engine.timers import (
     ElapsedTimer,
     Hit,
     Timer,
-    WallList,
     WallTimer,
 )
+from ordinaut.engine.walls import WallList
 from ordinaut.errors import InvalidSchedule
 from ordinaut.model import Schedule, Verdict
 
@@ -61,7 +61,7 @@ MAX_EXPRESSION = 8_192
 _NO_CALENDARS: Mapping[str, Calendar] = MappingProxyType({})
 _MICROSECOND = timedelta(microseconds=1)
 # Room for the searches of a day or a week before the first instant.
-_EARLIEST = FIRST_INSTANT + 400 * DAY
+_EARLIEST = FIRST_INSTANT + 366 * DAY
 _EARLIEST_TIME = to_utc(_EARLIEST)
 _TOPIC = re.compile(r"(?:\*|[A-Za-z0-9_-]+)(?:\.(?:\*|[A-Za-z0-9_-]+))*")
 
@@ -224,7 +224,7 @@ def _compile(schedule: Schedule, calendars: tuple[Calendar, ...]) -> CompiledSch
     local = zone(schedule.timezone)
     timing = _timing(schedule, local)
     clocked = schedule.kind not in ("event", "condition")
-    if clocked and next(timing.timer.hits(_EARLIEST), None) is None:
+    if clocked and _is_empty(schedule, timing.timer):
         raise refused(f"{shown(schedule.expr)} can never fire: no time matches it")
     return CompiledSchedule(
         timing.timer,
@@ -234,6 +234,12 @@ def _compile(schedule: Schedule, calendars: tuple[Calendar, ...]) -> CompiledSch
         fraction=timing.fraction,
         excluding=_excluding(schedule, timing.timer, local, calendars if clocked else ()),
     )
+
+
+def _is_empty(schedule: Schedule, timer: Timer) -> bool:
+    # Only cron has no beginning; what matches nowhere after the creation matches nowhere.
+    start = to_instant(schedule.anchor) if schedule.kind == "cron" else _EARLIEST
+    return next(timer.hits(start), None) is None
 
 
 def _timing(schedule: Schedule, local: Zone) -> _Timing:
@@ -292,7 +298,7 @@ def _excluding(
             'elapsed time does not have; use "skip"',
         )
     excluding = ExcludingTimer(timer, local, calendars=calendars, policy=schedule.on_excluded)
-    if next(excluding.hits(_EARLIEST), None) is None:
+    if _is_empty(schedule, excluding):
         raise InvalidSchedule.at("exclude", "every occurrence falls on an excluded day")
     return excluding
 

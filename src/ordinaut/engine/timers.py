@@ -19,31 +19,19 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
-from ordinaut.engine.days import (
-    HORIZON_YEARS,
-    DayPattern,
-    Freq,
-    YearTable,
-    new_year,
-    tables_of,
-    weekday_of,
-)
 from ordinaut.engine.localtime import (
     DAY,
     FIRST_INSTANT,
     HOUR,
     LAST_INSTANT,
-    LAST_YEAR,
     MAX_SHIFT,
     MINUTE,
     Span,
     Zone,
-    date_of,
 )
+from ordinaut.engine.walls import DayRule, Walls
 from ordinaut.model import DstFold
 
 # Notes sort in this order: of two hits on one instant the plainest stays.
@@ -54,10 +42,14 @@ SKIPPED_DST = "skipped_dst"
 
 GapPolicy: TypeAlias = Literal["shift", "skip", "end"]
 
-# Jumps without a hit before a rule counts as too sparse to search: about 20 ms.
-SEARCH_STEPS = 10_000
+# Jumps without a hit before a rule counts as too sparse to search: about 20 ms. A second that
+# drifts through the hour (INTERVAL=3599) needs 3,600.
+SEARCH_STEPS = 3_700
+# Counting through a filtered rule: one for each hit, more for each jump between hits.
+MAX_EFFORT_OF_COUNT = 20_000
+_EFFORT_OF_JUMP = 10
 _SLACK = MAX_SHIFT + 2 * HOUR
-_HORIZON = HORIZON_YEARS * 366 * DAY
+_ELAPSED_HORIZON = 100 * 366 * DAY
 
 
 class Hit(NamedTuple):
@@ -74,90 +66,6 @@ class Timer(Protocol):
 
     def hits(self, after: int) -> Iterator[Hit]:
         """Yield the hits strictly after ``after``, ascending, each instant once."""
-
-
-class Walls(Protocol):
-    """A set of wall times."""
-
-    def walls(self, start: int) -> Iterator[int]:
-        """Yield the walls at or after ``start``, ascending."""
-
-
-@dataclass(frozen=True, slots=True)
-class WallList:
-    """Wall times that are given one by one, ascending."""
-
-    given: tuple[int, ...]
-
-    def walls(self, start: int) -> Iterator[int]:
-        return iter(self.given[bisect_left(self.given, start) :])
-
-
-class DayRule:
-    """The wall times of a day pattern from ``first`` on, INTERVAL counted from ``anchor``."""
-
-    def __init__(
-        self, pattern: DayPattern, first: int, *, anchor: int, count: int | None = None
-    ) -> None:
-        self.first = first
-        self.last: int | None = None
-        self._pattern = pattern
-        self._tables = tables_of(pattern)
-        self._anchor = anchor // DAY
-        if count is not None:
-            self.last = self._nth(count)
-
-    @classmethod
-    def always(cls, pattern: DayPattern) -> DayRule:
-        """Return the rule without a beginning."""
-        return cls(pattern, FIRST_INSTANT, anchor=0)
-
-    def until(self, wall: int | None) -> DayRule:
-        """End the rule at ``wall``, inclusive."""
-        if wall is not None:
-            self.last = wall if self.last is None else min(self.last, wall)
-        return self
-
-    def walls(self, start: int) -> Iterator[int]:
-        start = max(start, self.first)
-        last = self.last
-        for base, table in self._years(start // DAY, HORIZON_YEARS):
-            for index in range(bisect_left(table.days, start // DAY - base), len(table.days)):
-                midnight = (base + table.days[index]) * DAY
-                clock = table.times[index]
-                low = bisect_left(clock, start - midnight) if midnight < start else 0
-                for position in range(low, len(clock)):
-                    wall = midnight + clock[position]
-                    if last is not None and wall > last:
-                        return
-                    yield wall
-
-    def _nth(self, count: int) -> int | None:
-        """Return the ``count``-th wall, or None when the calendar ends before it."""
-        left = count
-        for base, table in self._years(self.first // DAY, LAST_YEAR):
-            if base * DAY > self.first and left > table.total:
-                left -= table.total
-                continue
-            for day, clock in zip(table.days, table.times, strict=False):
-                midnight = (base + day) * DAY
-                low = bisect_left(clock, self.first - midnight)
-                if left <= len(clock) - low:
-                    return midnight + clock[low + left - 1]
-                left -= len(clock) - low
-        return None
-
-    def _years(self, day: int, limit: int) -> Iterator[tuple[int, YearTable]]:
-        # A week that began in the old year belongs to the old year's table.
-        start = date_of(day - 6).year
-        for year in range(start, min(start + limit, LAST_YEAR) + 1):
-            table = self._tables.get(year, self._phase(year))
-            if table.total:
-                yield new_year(year), table
-
-    def _phase(self, year: int) -> int:
-        step = self._pattern.interval
-        return units_before(self._pattern, year, self._anchor) % step if step > 1 else 0
 
 
 class WallTimer:
@@ -308,11 +216,6 @@ class ElapsedTimer:
         self._aligned = aligned
         self._filters = filters
 
-    @property
-    def countable(self) -> bool:
-        """Tell whether the n-th hit is plain arithmetic."""
-        return self._filters is None and not self._aligned and len(self._inside) == 1
-
     def until(self, instant: int | None) -> ElapsedTimer:
         """End the timer at ``instant``, inclusive."""
         if instant is not None:
@@ -320,61 +223,66 @@ class ElapsedTimer:
         return self
 
     def nth(self, count: int) -> int | None:
-        """Return the ``count``-th hit, or None when the search ends before it."""
-        if self.countable:
-            skipped = -(-(self._first - self._origin - self._inside[0]) // self._step)
-            return self._origin + self._inside[0] + (skipped + count - 1) * self._step
-        found = next(islice(self.hits(self._first - 1), count - 1, None), None)
-        return found.at if found else None
+        """Return the ``count``-th hit, or None when finding it takes too many steps."""
+        if self._filters is None and not self._aligned and len(self._inside) == 1:
+            first = self._first - self._origin - self._inside[0]
+            steps = -(-first // self._step) + count - 1
+            return self._origin + self._inside[0] + steps * self._step
+        effort = 0
+        for at in self._steps(self._first):
+            count -= at is not None
+            if count == 0:
+                return at
+            effort += 1 if at is not None else _EFFORT_OF_JUMP
+            if effort > MAX_EFFORT_OF_COUNT:
+                return None
+        return None
 
     def hits(self, after: int) -> Iterator[Hit]:
         start = max(after + 1, self._first)
-        end = start + _HORIZON
+        end = min(self.last, start + _ELAPSED_HORIZON)
         idle = 0
-        while start <= min(end, self.last) and idle < SEARCH_STEPS:
+        for at in self._steps(start):
+            if at is None:
+                idle += 1
+                if idle >= SEARCH_STEPS:
+                    return
+            elif at > end:
+                return
+            else:
+                yield Hit(at, PLAIN)
+                end, idle = min(self.last, at + _ELAPSED_HORIZON), 0
+
+    def _steps(self, start: int) -> Iterator[int | None]:
+        """Yield the hits from ``start`` on, and None for each jump that found none."""
+        while start <= LAST_INSTANT:
             span = self._zone.span(start)
             base = self._base(span.offset)
-            period = start - (start - base) % self._step
-            while period < span.end and idle < SEARCH_STEPS:
-                wall = period + span.offset
+            asked = period = start - (start - base) % self._step
+            while period < span.end:
+                asked, wall = period, period + span.offset
                 target = self._filters.skip_to(wall) if self._filters else wall
                 if target is None:
                     return
                 if target > wall:
-                    idle += 1
+                    yield None
                     period = base - (base + span.offset - target) // self._step * self._step
                     continue
-                for at in [period + inside for inside in self._inside]:
-                    if start <= at < span.end:
-                        if at > self.last:
-                            return
-                        yield Hit(at, PLAIN)
-                        end, idle = at + _HORIZON, 0
+                for inside in self._inside:
+                    if start <= period + inside < span.end:
+                        yield period + inside
                 period += self._step
-            start = span.end
+            if period - start > _ELAPSED_HORIZON:
+                return
+            yield None
+            # The clock may go back over what was passed, but never by more than a day.
+            start = span.end if span.end - asked < 2 * _SLACK else max(span.end, period - _SLACK)
 
     def _base(self, offset: int) -> int:
         """Return where the grid of periods lies while the wall is ``offset`` from UTC."""
         if not self._aligned:
             return self._origin
         return self._origin - (self._origin + offset) % self._unit
-
-
-def units_before(pattern: DayPattern, year: int, anchor: int) -> int:
-    """Return how many of the pattern's periods lie between ``anchor`` and the start of ``year``."""
-    start = date_of(anchor)
-    if pattern.freq == Freq.YEARLY:
-        return year - start.year
-    if pattern.freq == Freq.MONTHLY:
-        return (year - start.year) * 12 - (start.month - 1)
-    if pattern.freq == Freq.DAILY:
-        return new_year(year) - anchor
-    return (week_of(new_year(year), pattern.week_start) - week_of(anchor, pattern.week_start)) // 7
-
-
-def week_of(day: int, week_start: int) -> int:
-    """Return the first day of the week that ``day`` lies in."""
-    return day - (weekday_of(day) - week_start) % 7
 
 
 def distinct(hits: Iterable[Hit]) -> Iterator[Hit]:
