@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 from uuid import UUID
 
 Json: TypeAlias = Any  # a JSON value: None, bool, int, float, str, list or dict of such
@@ -140,14 +140,15 @@ class NewWork:
     max_concurrency: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(NamedTuple):
     """The time-limited right to execute one row of due work.
 
     ``token`` is the fence: every write about the run names it, and no row means another worker
     owns the run. ``id`` is the id of the run, the same over all its attempts. ``payload`` is
     what this run adds to the definition of its task (``params``, ``event``), or ``None``.
     ``crashes`` counts the workers that ended without a word while they held it.
+
+    A tuple, because a worker makes 30,000 of them a second.
     """
 
     id: UUID

@@ -102,7 +102,7 @@ async def test_a_step_of_priority_is_worth_a_minute_of_waiting(db: Database, tas
 async def test_a_settled_run_is_history_with_steps_and_events(db: Database, task_id: UUID) -> None:
     held = await leased(db, task_id)
     done = ended(held, output={"n": 1}, steps=[step("a"), step("b", index=2)])
-    assert await settle(db, done) == {held.id}
+    assert await settle(db, done) == set()
     assert await rows(db, "SELECT count(*) FROM due_work") == [(0,)]
     assert await rows(db, "SELECT id, status, output, attempt, worker_id FROM task_run") == [
         (held.id, "succeeded", {"n": 1}, 1, WORKER)
@@ -122,14 +122,14 @@ async def test_a_settlement_with_an_old_token_changes_nothing(db: Database, task
         assert await queue.expire(tx, now=later(31), limit=10) == queue.Expired(1, 0)
     [held] = await lease(db, worker=WORKER, now=later(31))
     assert (held.id, held.token, held.attempt, held.resumed) == (late.id, 2, 2, True)
-    assert await settle(db, ended(late, steps=[step()])) == set()
+    assert await settle(db, ended(late, steps=[step()])) == {late.id}
     assert await rows(db, "SELECT count(*) FROM step_run") == [(0,)]
-    assert await settle(db, ended(held)) == {held.id}
+    assert await settle(db, ended(held)) == set()
 
 
 async def test_a_settlement_by_another_worker_changes_nothing(db: Database, task_id: UUID) -> None:
     held = await leased(db, task_id)
-    assert await settle(db, ended(held), worker=OTHER) == set()
+    assert await settle(db, ended(held), worker=OTHER) == {held.id}
     assert await status_of(db, held.id) == "leased"
 
 
@@ -138,7 +138,7 @@ async def test_a_settlement_is_recognised_when_its_answer_was_lost(
 ) -> None:
     held = await leased(db, task_id)
     await settle(db, ended(held))
-    assert await settle(db, ended(held)) == set()
+    assert await settle(db, ended(held)) == {held.id}
     async with db.connection() as tx:
         assert await queue.settled(tx, [held], worker_id=WORKER) == {held.id}
         assert await queue.settled(tx, [held], worker_id=OTHER) == set()
@@ -191,8 +191,8 @@ async def test_a_retry_waits_in_the_table_for_its_time(db: Database, task_id: UU
     held = await leased(db, task_id)
     retry = parked(held, error={"code": "tool_error"}, steps=[step()])
     async with db.connection() as tx:
-        assert await queue.park(tx, [retry], worker_id=WORKER) == {held.id}
         assert await queue.park(tx, [retry], worker_id=WORKER) == set()
+        assert await queue.park(tx, [retry], worker_id=WORKER) == {held.id}
         assert await queue.next_wake(tx) == later(8)
         await queue.promote(tx, now=later(8), limit=10)
     [again] = await lease(db, now=later(8))
@@ -228,7 +228,7 @@ async def test_a_checkpoint_is_kept_only_while_the_lease_is_ours(
     batch = [checkpoint(held, step("a")) for held in (ours, lost)]
     async with db.connection() as tx:
         await queue.release(tx, worker_id=WORKER, started=[lost])
-        assert await queue.checkpoint(tx, batch, worker_id=WORKER) == {ours.id}
+        assert await queue.checkpoint(tx, batch, worker_id=WORKER) == {lost.id}
         found = await queue.checkpoints(tx, [ours.id, lost.id])
     assert found == {ours.id: [step("a")], lost.id: []}
 
@@ -279,7 +279,7 @@ async def test_only_a_suspect_that_had_started_is_blamed_for_the_next_crash(
         await queue.expire(tx, now=later(31), limit=10)
         killer, bystander = await lease(db, now=later(31))
         assert (killer.crashes, bystander.crashes) == (1, 1)
-        assert await queue.checkpoint(tx, [checkpoint(killer)], worker_id=WORKER) == {killer.id}
+        assert await queue.checkpoint(tx, [checkpoint(killer)], worker_id=WORKER) == set()
         await queue.expire(tx, now=later(62), limit=10)
         found = {held.id: held.crashes for held in await lease(db, now=later(62))}
     assert found == {killer.id: 2, bystander.id: 1}
@@ -318,8 +318,8 @@ async def test_a_failed_run_is_driven_again_from_its_checkpoints(
         assert (again.id, again.attempt, again.resumed) == (held.id, 1, True)
         assert again.token > held.token
         assert await queue.checkpoints(tx, [held.id]) == {held.id: [step("a")]}
-    assert await settle(db, ended(held)) == set()
-    assert await settle(db, ended(again)) == {held.id}
+    assert await settle(db, ended(held)) == {held.id}
+    assert await settle(db, ended(again)) == set()
 
 
 async def test_only_a_run_that_ended_badly_is_driven_again(db: Database, task_id: UUID) -> None:

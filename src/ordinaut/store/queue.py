@@ -13,8 +13,8 @@ A row of ``due_work`` is one run that has not ended; its id is the id of the run
                                       a holder is asked to stop
 
 Every lease has a new ``lease_token``, and every write about the run names it together with the
-holder. Rows that a write did not touch are not ours any more: each function returns those that
-were. So a worker that slept through its lease can do no harm, whatever it believes.
+holder. What a write did not touch is not ours any more, and each function tells which runs
+those are. So a worker that slept through its lease can do no harm, whatever it believes.
 
 All functions take a connection first and read the database's clock; ``now`` replaces it in
 tests. They work on many runs at a time because the commit is what costs.
@@ -181,7 +181,7 @@ async def release(
 
 
 async def settle(tx: Tx, batch: Sequence[Ended], *, worker_id: UUID) -> set[UUID]:
-    """End runs in one statement; return the ids of those that were still ours."""
+    """End runs in one statement; return the ids of those that were not ours any more."""
     if not batch:
         return set()
     parameters = {
@@ -195,11 +195,12 @@ async def settle(tx: Tx, batch: Sequence[Ended], *, worker_id: UUID) -> set[UUID
         "steps": array([e.steps for e in batch]),
         **_fence([e.lease for e in batch]),
     }
-    return {row[0] for row in await _rows(tx, "settle", parameters)}
+    rows = await _rows(tx, "settle", parameters)
+    return {e.lease.id for e in batch}.difference(rows[0][0]) if rows else set()
 
 
 async def park(tx: Tx, batch: Sequence[Parked], *, worker_id: UUID) -> set[UUID]:
-    """Put runs back for later; return the ids of those that were still ours."""
+    """Put runs back for later; return the ids of those that were not ours any more."""
     if not batch:
         return set()
     parameters = {
@@ -211,11 +212,12 @@ async def park(tx: Tx, batch: Sequence[Parked], *, worker_id: UUID) -> set[UUID]
         "steps": array([p.steps for p in batch]),
         **_fence([p.lease for p in batch]),
     }
-    return await _end_canceled(tx, await _rows(tx, "park", parameters))
+    ours = await _end_canceled(tx, await _rows(tx, "park", parameters))
+    return {p.lease.id for p in batch} - ours
 
 
 async def checkpoint(tx: Tx, batch: Sequence[Checkpoint], *, worker_id: UUID) -> set[UUID]:
-    """Keep steps of runs that go on; return the ids of those that are still ours.
+    """Keep steps of runs that go on; return the ids of those that are not ours any more.
 
     Without steps it notes that a run has started.
     """
@@ -227,7 +229,8 @@ async def checkpoint(tx: Tx, batch: Sequence[Checkpoint], *, worker_id: UUID) ->
         "steps": array([c.steps for c in batch]),
         **_fence([c.lease for c in batch]),
     }
-    return {row[0] for row in await _rows(tx, "checkpoint", parameters)}
+    rows = await _rows(tx, "checkpoint", parameters)
+    return {c.lease.id for c in batch}.difference(row[0] for row in rows)
 
 
 async def checkpoints(tx: Tx, ids: Sequence[UUID]) -> dict[UUID, list[StepRecord]]:
@@ -321,9 +324,10 @@ async def _end_canceled(
 
 def _leased(rows: list[tuple[Any, ...]]) -> Leased:
     keyed = bool(rows and rows[0][0])
-    taken = [row for row in rows if row[1] is not None]
-    taken.sort(key=itemgetter(1, 2))  # RETURNING has no order
-    return Leased([Lease(*row[2:]) for row in taken], keyed)
+    if not rows or rows[0][1] is None:
+        return Leased([], keyed)
+    rows.sort(key=itemgetter(1))  # RETURNING has no order
+    return Leased([Lease._make(row[2:]) for row in rows], keyed)
 
 
 def _fence(leases: Sequence[Lease]) -> dict[str, Any]:

@@ -1,11 +1,14 @@
-"""What a worker tells the queue about its runs, as the queue's statements take it."""
+"""What a worker tells the queue about its runs, as the queue's statements take it.
+
+The values are tuples, which are made several times faster than frozen dataclasses: a worker
+makes one for each run.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import orjson
 
@@ -17,8 +20,7 @@ EndStatus: TypeAlias = Literal["succeeded", "failed", "canceled"]
 JsonText: TypeAlias = str  # from encode() or encode_steps(); encoded early, its size is known
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
+class Ended(NamedTuple):
     """A run that is over. ``announce`` says that ``run.started`` is still to be written."""
 
     lease: Lease
@@ -31,8 +33,7 @@ class Ended:
     announce: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parked:
+class Parked(NamedTuple):
     """A run that goes on at ``run_at``: a retry, or with ``wait`` a suspension, maybe for ever."""
 
     lease: Lease
@@ -43,8 +44,7 @@ class Parked:
     announce: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
+class Checkpoint(NamedTuple):
     """Steps of a run that goes on at once."""
 
     lease: Lease

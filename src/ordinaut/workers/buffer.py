@@ -40,8 +40,14 @@ class Buffer:
 
     async def take(self) -> Job:
         """Return the next job, waiting for one if need be."""
-        while not self._jobs:
+        while (job := self.take_now()) is None:
             await self._wait()
+        return job
+
+    def take_now(self) -> Job | None:
+        """Return the next job if there is one."""
+        if not self._jobs:
+            return None
         job = self._jobs.popleft()
         self.taken += 1
         if len(self._jobs) < self._spare:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 
 from ordinaut.clock import SystemClock
 
@@ -16,16 +16,15 @@ class DatabaseClock:
     """
 
     def __init__(self) -> None:
-        self._reading = SystemClock().now()
-        self._at = time.monotonic()
+        self._ahead = 0.0  # of the database's epoch seconds to the stopwatch
+        self.set(SystemClock().now())
 
     def set(self, reading: datetime) -> None:
         """Take a fresh reading of the database's clock."""
-        self._reading = reading
-        self._at = time.monotonic()
+        self._ahead = reading.timestamp() - time.monotonic()
 
     def now(self) -> datetime:
-        return self._reading + timedelta(seconds=time.monotonic() - self._at)
+        return datetime.fromtimestamp(time.monotonic() + self._ahead, UTC)
 
     def monotonic(self) -> float:
         return time.monotonic()

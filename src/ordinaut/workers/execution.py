@@ -71,13 +71,9 @@ class Execution:
         plan = job.plan
         if isinstance(plan, str):
             return self.failed(job, {"code": "invalid_definition", "message": plan})
-        outcome = await self._outcome(job, plan)
-        return self.result(job, plan, outcome)
-
-    async def _outcome(self, job: Job, plan: Plan) -> Outcome:
         lease, definition = job.lease, plan.definition
         given = lease.payload or {}
-        return await execute(
+        outcome = await execute(
             plan.pipeline,
             run=RunInfo(
                 run_id=lease.id,
@@ -87,7 +83,7 @@ class Execution:
                 trigger=lease.trigger,
                 scheduled_for=lease.scheduled_for,
                 agent_id=definition.created_by,
-                task={"title": definition.title},
+                task=plan.shown,
             ),
             registry=self._registry,
             journal=RunJournal(job, self._settler),
@@ -96,6 +92,7 @@ class Execution:
             event=given.get("event"),
             params=given.get("params"),
         )
+        return self.result(job, plan, outcome)
 
     def result(self, job: Job, plan: Plan, outcome: Outcome) -> Result:
         """Return what the store is told of an outcome."""

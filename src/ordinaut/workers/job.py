@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from ordinaut.engine.steps import Pipeline
-from ordinaut.model import Lease, StepRecord
+from ordinaut.model import Json, Lease, StepRecord
 from ordinaut.store.queue import Definition
 
 
@@ -17,6 +17,7 @@ class Plan:
 
     definition: Definition
     pipeline: Pipeline
+    shown: Mapping[str, Json]  # what templates see of the task
 
 
 @dataclass(slots=True)
@@ -31,3 +32,11 @@ class Job:
     done: Sequence[StepRecord] = ()
     started_at: datetime | None = None
     announced: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing has to be watched while it runs: no deadline, no suspicion."""
+        plan = self.plan
+        return not self.lease.crashes and (
+            isinstance(plan, str) or plan.definition.timeout_seconds is None
+        )

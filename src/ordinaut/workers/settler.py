@@ -13,7 +13,6 @@ themselves under load, and a quiet worker writes at once. ::
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -25,9 +24,9 @@ import psycopg
 from ordinaut.clock import Clock
 from ordinaut.errors import LeaseLost, OrdinautError
 from ordinaut.model import Lease, StepRecord
-from ordinaut.store import queue, results
+from ordinaut.store import queue
 from ordinaut.store.database import Tx
-from ordinaut.store.results import Checkpoint, Ended, Parked
+from ordinaut.store.results import Checkpoint, Ended, Parked, encode, encode_steps
 from ordinaut.telemetry import emit, logger
 from ordinaut.workers.line import Line, is_passing, pause
 
@@ -73,6 +72,9 @@ class Batch:
         yield from (p.lease for p in self.parked)
         yield from (n.checkpoint.lease for n in self.notes)
 
+    def __bool__(self) -> bool:
+        return bool(self.ended or self.parked or self.notes)
+
     def kinds(self) -> int:
         return bool(self.ended) + bool(self.parked) + bool(self.notes)
 
@@ -93,22 +95,20 @@ class Settler:
         self._line = line
         self._worker_id = worker_id
         self._clock = clock
-        self._ended: deque[Ended] = deque()
-        self._parked: list[Parked] = []
-        self._notes: list[Note] = []
+        self._pending = Batch()
         self._writing = Batch()
+        self._asleep = True
         self._some = asyncio.Event()
-        self._room = asyncio.Event()
-        self._quiet = asyncio.Event()
-        self._quiet.set()
+        self._written = asyncio.Event()
 
     def settle(self, result: Ended | Parked) -> None:
         """Write down with the next flush how a run ended or why it waits."""
         if isinstance(result, Ended):
-            self._ended.append(result)
+            self._pending.ended.append(result)
         else:
-            self._parked.append(result)
-        self._push()
+            self._pending.parked.append(result)
+        if self._asleep:
+            self._some.set()
 
     def note(
         self, lease: Lease, records: tuple[StepRecord, ...] = (), *, announce: bool
@@ -119,68 +119,69 @@ class Settler:
         :class:`NotStorable` when the database refuses the records.
         """
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        steps = results.encode_steps(records)
+        steps = encode_steps(records)
         checkpoint = Checkpoint(lease=lease, steps=steps, announce=announce)
-        self._notes.append(Note(checkpoint, records, written))
-        self._push()
-        return written
-
-    def _push(self) -> None:
+        self._pending.notes.append(Note(checkpoint, records, written))
         self._some.set()
-        self._quiet.clear()
-
-    async def room(self) -> None:
-        """Wait while so much is pending that more would only pile up."""
-        while len(self._ended) >= MAX_PENDING:
-            self._room.clear()
-            await self._room.wait()
+        return written
 
     @property
     def crowded(self) -> bool:
-        return len(self._ended) >= MAX_PENDING
+        """Whether so much is pending that more would only pile up."""
+        return len(self._pending.ended) >= MAX_PENDING
+
+    async def room(self) -> None:
+        """Wait while it is crowded."""
+        while self.crowded:
+            self._written.clear()
+            await self._written.wait()
+
+    async def quiet(self) -> None:
+        """Wait until nothing is pending."""
+        while self._pending or self._writing:
+            self._written.clear()
+            await self._written.wait()
 
     def leases(self) -> list[Lease]:
         """Return the leases of all that is not written yet."""
-        pending = Batch(list(self._ended), self._parked, self._notes)
-        return [*self._writing.leases(), *pending.leases()]
+        return [*self._writing.leases(), *self._pending.leases()]
 
     async def run(self) -> None:
         """Flush for ever."""
         while True:
+            while self._pending:
+                self._asleep = False
+                await self.run_once()
+            self._asleep = True
+            self._some.clear()
             await self._some.wait()
-            await self.run_once()
 
     async def run_once(self) -> None:
         """Flush once what is pending."""
         self._writing = self._take()
         await self._write(self._writing)
         self._writing = Batch()
-        self._room.set()
-        if not self._some.is_set():
-            self._quiet.set()
-
-    async def quiet(self) -> None:
-        """Wait until nothing is pending."""
-        while not self._quiet.is_set():
-            await self._quiet.wait()
+        self._written.set()
 
     def _take(self) -> Batch:
-        # All checkpoints come along: one may belong to a run that ends in this very flush.
-        batch = Batch(parked=self._parked, notes=self._notes)
-        self._parked, self._notes = [], []
-        size = 0
-        while self._ended and len(batch.ended) < MAX_RUNS and size < MAX_SIZE:
-            run = self._ended.popleft()
+        """Take what fits into one flush.
+
+        All checkpoints come along: one may belong to a run that ends in this very flush.
+        """
+        pending = self._pending
+        runs, size = 0, 0
+        for run in pending.ended[:MAX_RUNS]:
             size += len(run.steps) + len(run.output or "")
-            batch.ended.append(run)
-        if not self._ended:
-            self._some.clear()
-        return batch
+            runs += 1
+            if size >= MAX_SIZE:
+                break
+        self._pending = Batch(pending.ended[runs:])
+        return Batch(pending.ended[:runs], pending.parked, pending.notes)
 
     async def _write(self, batch: Batch) -> None:
         """Store a batch; when it is refused, store its halves, down to the row that is at fault."""
         try:
-            ours = await self._store_surely(batch)
+            lost = await self._store_surely(batch)
         except (psycopg.Error, TypeError, ValueError) as error:
             items = batch.items()
             if len(items) == 1:
@@ -190,29 +191,26 @@ class Settler:
             await self._write(Batch.of(items[:middle]))
             await self._write(Batch.of(items[middle:]))
         else:
-            self._answer(batch, ours)
+            self._answer(batch, lost)
 
     async def _store_surely(self, batch: Batch) -> set[UUID]:
-        """Store a batch however often the connection breaks; return whose lease was ours."""
+        """Store a batch however often the connection breaks; return the runs that we had lost."""
         failures = 0
-        known: set[UUID] = set()
         while True:
             try:
                 tx = await self._line.open()
                 if failures:
-                    known |= await self._reconcile(tx, batch)
-                return known | await self._store(tx, batch)
+                    batch = await self._reconcile(tx, batch)
+                return await self._store(tx, batch)
             except psycopg.Error as error:
                 if not is_passing(error):
                     raise
                 failures += 1
-                log.warning(
-                    "a flush failed and is tried again", error=str(error), failures=failures
-                )
+                log.warning("a flush failed and is tried again", error=str(error))
                 await asyncio.sleep(pause(failures))
 
     async def _store(self, tx: Tx, batch: Batch) -> set[UUID]:
-        if batch.kinds() == 1:
+        if batch.kinds() <= 1:
             return await self._store_in(tx, batch)
         async with tx.transaction():
             return await self._store_in(tx, batch)
@@ -220,30 +218,30 @@ class Settler:
     async def _store_in(self, tx: Tx, batch: Batch) -> set[UUID]:
         """Checkpoints first: a run that ends in this batch may still have one."""
         notes = [note.checkpoint for note in batch.notes]
-        ours = await queue.checkpoint(tx, notes, worker_id=self._worker_id)
-        ours |= await queue.park(tx, batch.parked, worker_id=self._worker_id)
-        return ours | await queue.settle(tx, batch.ended, worker_id=self._worker_id)
+        lost = await queue.checkpoint(tx, notes, worker_id=self._worker_id)
+        lost |= await queue.park(tx, batch.parked, worker_id=self._worker_id)
+        return lost | await queue.settle(tx, batch.ended, worker_id=self._worker_id)
 
-    async def _reconcile(self, tx: Tx, batch: Batch) -> set[UUID]:
-        """Take out of ``batch`` what a commit without an answer has stored; return whose it was."""
+    async def _reconcile(self, tx: Tx, batch: Batch) -> Batch:
+        """Return what of a batch is not stored, after a commit whose answer was lost.
+
+        A run that was parked is not ours any more and changes nothing when it is parked again.
+        """
         leases = [run.lease for run in batch.ended]
         stored = await queue.settled(tx, leases, worker_id=self._worker_id)
-        batch.ended = [run for run in batch.ended if run.lease.id not in stored]
         noted = await queue.checkpoints(tx, [note.checkpoint.lease.id for note in batch.notes])
-        kept = [n for n in batch.notes if not _is_noted(n, noted[n.checkpoint.lease.id])]
-        for note in batch.notes:
-            if note not in kept:
-                _answer_note(note, ours=True)
-        batch.notes = kept
-        return stored
+        return Batch(
+            [run for run in batch.ended if run.lease.id not in stored],
+            batch.parked,
+            [n for n in batch.notes if not _is_noted(n, noted[n.checkpoint.lease.id])],
+        )
 
-    def _answer(self, batch: Batch, ours: set[UUID]) -> None:
+    def _answer(self, batch: Batch, lost: set[UUID]) -> None:
         for note in batch.notes:
-            _answer_note(note, ours=note.checkpoint.lease.id in ours)
-        for lease in Batch(batch.ended, batch.parked).leases():
-            if lease.id not in ours:
-                emit("lease.lost", run_id=lease.id)
-                log.warning("a result came too late", run_id=str(lease.id))
+            _answer_note(note, ours=note.checkpoint.lease.id not in lost)
+        for run_id in lost:
+            emit("lease.lost", run_id=run_id)
+            log.warning("a result came too late", run_id=str(run_id))
         self.settled()
         emit("runs.settled", ended=len(batch.ended), parked=len(batch.parked))
 
@@ -266,7 +264,7 @@ def refused(item: Ended | Parked, text: str, *, at: datetime) -> Ended:
         status="failed",
         started_at=item.started_at if isinstance(item, Ended) else at,
         finished_at=at,
-        error=results.encode({"code": NotStorable.code, "message": text}),
+        error=encode({"code": NotStorable.code, "message": text}),
         announce=item.announce,
     )
 

@@ -56,12 +56,16 @@ class Slot:
     def clear(self) -> None:
         """Get ready for the next run."""
         self.job = None
+        if self._timers:
+            self._reset()
+
+    def _reset(self) -> None:
+        while self._timers:
+            self._timers.pop().cancel()
         if self.why is not None:
             self.why = None
             while self.task is not None and self.task.cancelling():
                 self.task.uncancel()
-        while self._timers:
-            self._timers.pop().cancel()
 
 
 class Slots:
@@ -84,6 +88,7 @@ class Slots:
         self._clock = clock
         self._suspects = asyncio.Lock()
         self._abandoned: set[asyncio.Task[None]] = set()
+        self._leaving = False
         self._vacated = asyncio.Event()
         self._broken: asyncio.Future[None]
         self._slots = [Slot(self) for _ in range(count)]
@@ -116,6 +121,7 @@ class Slots:
 
     async def vacant(self) -> None:
         """Wait until no slot has a run."""
+        self._leaving = True
         while any(True for _ in self.running()):
             self._vacated.clear()
             await self._vacated.wait()
@@ -151,9 +157,9 @@ class Slots:
 
     async def _work(self, slot: Slot) -> None:
         done = 0
+        take, take_now = self._buffer.take, self._buffer.take_now
         while slot.task not in self._abandoned:
-            job = await self._buffer.take()
-            await self._run(slot, job)
+            await self._run(slot, take_now() or await take())
             done += 1
             if done % TURN == 0:
                 await asyncio.sleep(0)
@@ -165,7 +171,10 @@ class Slots:
         job.started_at = self._clock.now()
         result: Result | None
         try:
-            result = await self._perform(slot, job)
+            if job.is_plain:
+                result = await self._execution.perform(job)
+            else:
+                result = await self._perform(slot, job)
         except asyncio.CancelledError:
             if slot.job is not job or slot.why is None:
                 raise
@@ -181,7 +190,8 @@ class Slots:
     def _conclude(self, result: Result | None) -> None:
         if result is not None:
             self._settler.settle(result)
-        self._vacated.set()
+        if self._leaving:
+            self._vacated.set()
 
     async def _perform(self, slot: Slot, job: Job) -> Result:
         plan = job.plan

@@ -161,7 +161,8 @@ SELECT id, cancel_requested FROM back;
 
 -- name: settle
 -- End runs that are still ours: out of the queue, into the history, with steps and events.
--- What has no checkpoint yet can not conflict with one, and is inserted without asking.
+-- What has no checkpoint yet can not conflict with one, and is inserted without asking. The
+-- answer is empty when all were ours, else those that were.
 WITH ended AS (
     DELETE FROM due_work AS w
      USING unnest(
@@ -226,7 +227,8 @@ WITH ended AS (
                                         'scheduled_for', scheduled_for, 'error', error) END
       FROM ended
 )
-SELECT id FROM ended;
+SELECT coalesce(array_agg(id), '{}') FROM ended
+HAVING count(*) < cardinality(%(ids)s::uuid[]);
 
 -- name: park
 -- Put runs that are still ours back: to be tried again at run_at, or waiting. What has no end
