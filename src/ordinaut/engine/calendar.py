@@ -1,43 +1,42 @@
 """Calendars: named sets of days on which a task that excludes them does not run.
 
-A calendar is given as dates, ranges of dates, weekdays and iCalendar text, in any combination.
-Days are local days in the zone of the schedule that excludes them.
+A calendar is given as dates, ranges of dates, weekdays, iCalendar text and the public holidays
+of a country, in any combination. Days are local days in the zone of the schedule that excludes
+them. Public holidays come from the library ``holidays``, which is not installed by default.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import lru_cache
-from itertools import groupby
 
 from ordinaut.engine import rrule_text, rruler
 from ordinaut.engine.days import Freq, new_year, weekday_of
 from ordinaut.engine.localtime import (
     DAY,
-    FIRST_INSTANT,
-    Zone,
     date_of,
     day_of,
     shown,
     utc,
 )
 from ordinaut.engine.rrule_parts import WEEKDAYS, Stamp
-from ordinaut.engine.timers import SKIPPED_DST, Hit, Timer, distinct
+from ordinaut.engine.timers import Timer
 from ordinaut.errors import InvalidSchedule
-from ordinaut.model import Json, OnExcluded
+from ordinaut.model import Json
 
-MOVED = "moved_from_calendar"
+try:
+    import holidays
+except ImportError:
+    holidays = None
+
 MAX_ICS_CHARACTERS = 1_048_576
 MAX_EVENTS = 10_000
+_YEAR_OF_TRIAL = 2027
 
 WEEKDAY_NAMES = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-# More excluded days or occurrences in a row than this, and the schedule counts as finished.
-_MAX_DAYS_IN_A_ROW = 3_660
-_MAX_EXCLUDED_IN_A_ROW = 1_000
-
 _EVENT_LINE = re.compile(r"(DTSTART|DTEND|DURATION|RRULE|RDATE|EXDATE|SUMMARY|STATUS)([;:].*)")
 _DAYS_LONG = re.compile(r"P(?:(\d{1,3})W|(\d{1,4})D)(?:T.*)?", re.IGNORECASE)
 
@@ -60,6 +59,8 @@ class Calendar:
     ranges: tuple[tuple[date, date], ...] = ()
     weekdays: frozenset[int] = frozenset()
     ics: str = ""
+    country: str = ""
+    subdivision: str = ""
     _years: dict[int, dict[int, str]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -81,6 +82,9 @@ class Calendar:
     def _days_of(self, year: int) -> dict[int, str]:
         first, end = new_year(year), new_year(year + 1)
         found: dict[int, str] = {}
+        if self.country:
+            public = _public_holidays(self.country, self.subdivision, year)
+            found.update({day_of(day): name for day, name in public.items()})
         for event in _events(self.ics):
             for start in _starts(event, first, end):
                 for day in range(max(start, first), min(start + event.length, end)):
@@ -100,13 +104,13 @@ def _starts(event: _Event, first: int, end: int) -> Iterator[int]:
 
 
 def parse_calendar(name: str, definition: Json) -> Calendar:
-    """Read ``{"dates": […], "ranges": [{"from", "to"}], "weekdays": […], "ics": "…"}``.
+    """Read ``{"dates", "ranges": [{"from", "to"}], "weekdays", "ics", "country", "subdivision"}``.
 
     Raises InvalidSchedule with a path such as ``dates[3]``.
     """
     if not isinstance(definition, Mapping):
         raise InvalidSchedule.at("definition", "a calendar is an object")
-    known = ("dates", "ranges", "weekdays", "ics")
+    known = ("dates", "ranges", "weekdays", "ics", "country", "subdivision")
     for key in definition:
         if key not in known:
             raise InvalidSchedule.at(shown(str(key))[1:-1], f"known are {', '.join(known)}")
@@ -115,11 +119,15 @@ def parse_calendar(name: str, definition: Json) -> Calendar:
         dates=frozenset(_date(item, path) for path, item in _items(definition, "dates")),
         ranges=tuple(_range(item, path) for path, item in _items(definition, "ranges")),
         weekdays=frozenset(_weekday(item, path) for path, item in _items(definition, "weekdays")),
-        ics=_text(definition.get("ics", "")),
+        ics=_text(definition, "ics"),
+        country=_text(definition, "country"),
+        subdivision=_text(definition, "subdivision"),
     )
     if len(calendar.weekdays) == len(WEEKDAYS):
         raise InvalidSchedule.at("weekdays", "all seven days are excluded; nothing could ever run")
     _events(calendar.ics)
+    if calendar.country or calendar.subdivision:
+        _public_holidays(calendar.country, calendar.subdivision, _YEAR_OF_TRIAL)
     return calendar
 
 
@@ -157,10 +165,27 @@ def _weekday(item: Json, path: str) -> int:
     return matches[0]
 
 
-def _text(ics: Json) -> str:
-    if not isinstance(ics, str) or len(ics) > MAX_ICS_CHARACTERS:
-        raise InvalidSchedule.at("ics", f"ics is text of at most {MAX_ICS_CHARACTERS} characters")
-    return ics
+def _text(definition: Mapping[str, Json], key: str) -> str:
+    text = definition.get(key, "")
+    if not isinstance(text, str) or len(text) > MAX_ICS_CHARACTERS:
+        raise InvalidSchedule.at(key, f"{key} is text of at most {MAX_ICS_CHARACTERS} characters")
+    return text
+
+
+def _public_holidays(country: str, subdivision: str, year: int) -> Mapping[date, str]:
+    if holidays is None:
+        raise InvalidSchedule.at(
+            "country",
+            "public holidays by country need the library holidays, which is not installed here "
+            "(pip install --no-deps holidays); without it give them as ics",
+        )
+    try:
+        found: Mapping[date, str] = holidays.country_holidays(
+            country, subdiv=subdivision or None, years=year, expand=False
+        )
+    except (NotImplementedError, ValueError, TypeError) as error:
+        raise InvalidSchedule.at("country", f"{shown(country)}: {shown(str(error))}") from None
+    return found
 
 
 @lru_cache(maxsize=64)
@@ -221,90 +246,3 @@ def _length(lines: dict[str, list[str]], start: Stamp) -> int:
         return max(1, -(-end.wall // DAY) - start.wall // DAY)
     match = _DAYS_LONG.fullmatch(lines.get("DURATION", [""])[0].lstrip(":;"))
     return max(1, int(match[1] or 0) * 7 + int(match[2] or 0)) if match else 1
-
-
-class ExcludingTimer:
-    """A timer without the days of some calendars, or with its hits on them moved."""
-
-    elapsed = False
-
-    def __init__(
-        self, timer: Timer, zone: Zone, *, calendars: Iterable[Calendar], policy: OnExcluded
-    ) -> None:
-        self._timer = timer
-        self._zone = zone
-        self._calendars = tuple(calendars)
-        self._step = {"skip": 0, "next": 1, "previous": -1}[policy]
-
-    def hits(self, after: int) -> Iterator[Hit]:
-        return self._moved(after) if self._step else self._kept(after)
-
-    def reason_against(self, hit: Hit) -> str | None:
-        """Return why a hit of the timer within falls away, or None when it stays or moves."""
-        day = self._day(hit.at)
-        reason = self._reason(day)
-        return reason if not self._step or self._landing(day) is None else None
-
-    def _kept(self, after: int) -> Iterator[Hit]:
-        excluded = 0
-        while excluded < _MAX_EXCLUDED_IN_A_ROW:
-            for hit in self._timer.hits(after):
-                day = self._day(hit.at)
-                if self._reason(day) is not None:
-                    break
-                excluded = 0
-                yield hit
-            else:
-                return
-            free = self._free_day(day, 1)
-            if free is None:
-                return
-            excluded += 1
-            after = max(hit.at, self._zone.resolve(free * DAY) - 1)
-
-    def _moved(self, after: int) -> Iterator[Hit]:
-        day = self._day(after + 1)
-        while self._step > 0 and self._reason(day - 1) is not None:
-            day -= 1
-            if day * DAY <= FIRST_INSTANT:
-                break
-        unmovable = 0
-        start = min(after, self._zone.resolve(day * DAY) - 1)
-        for landing, hits in groupby(self._timer.hits(start), self._landing_of):
-            if landing is None:
-                unmovable += 1
-                if unmovable > _MAX_EXCLUDED_IN_A_ROW:
-                    return
-                continue
-            for hit in distinct(sorted(self._land(hit, landing) for hit in hits)):
-                if hit.at > after:
-                    yield hit
-
-    def _land(self, hit: Hit, day: int) -> Hit:
-        wall = hit.at + self._zone.offset(hit.at)
-        if wall // DAY == day or hit.note == SKIPPED_DST:
-            return hit
-        return Hit(self._zone.resolve(day * DAY + wall % DAY), MOVED)
-
-    def _landing_of(self, hit: Hit) -> int | None:
-        return self._landing(self._day(hit.at))
-
-    def _landing(self, day: int) -> int | None:
-        return self._free_day(day, self._step) if self._reason(day) is not None else day
-
-    def _free_day(self, day: int, step: int) -> int | None:
-        """Return the nearest day after (or before) ``day`` that no calendar excludes."""
-        for free in range(day + step, day + step * _MAX_DAYS_IN_A_ROW, step):
-            if self._reason(free) is None:
-                return free
-        return None
-
-    def _reason(self, day: int) -> str | None:
-        for calendar in self._calendars:
-            label = calendar.reason_at(day)
-            if label is not None:
-                return f'calendar "{calendar.name}": {label}'
-        return None
-
-    def _day(self, at: int) -> int:
-        return (at + self._zone.offset(at)) // DAY

@@ -22,8 +22,9 @@ import jmespath
 from jmespath.exceptions import JMESPathError
 
 from ordinaut.engine import cron, rrule_text, rruler
-from ordinaut.engine.calendar import MOVED, Calendar, ExcludingTimer
+from ordinaut.engine.calendar import Calendar
 from ordinaut.engine.duration import parse_duration
+from ordinaut.engine.excluding import MOVED, ExcludingTimer
 from ordinaut.engine.localtime import (
     DAY,
     FIRST_INSTANT,

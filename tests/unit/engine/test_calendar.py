@@ -204,6 +204,8 @@ def test_days_are_local_days() -> None:
         ({"ranges": [{"from": "2027-01-02", "to": "soon"}]}, "ranges[0].to"),
         ({"weekdays": ["Caturday"]}, "weekdays[0]"),
         ({"weekdays": ["MO", "TU", "WE", "TH", "FR", "SA", "SU"]}, "weekdays"),
+        ({"country": 5}, "country"),
+        ({"country": "XX"}, "country"),
         ({"ics": 5}, "ics"),
         ({"ics": "hello"}, "ics"),
         ({"ics": "BEGIN:VCALENDAR\nBEGIN:VEVENT\nSUMMARY:x\nEND:VEVENT\n"}, "ics"),
@@ -232,3 +234,10 @@ def test_elapsed_time_can_not_move_to_another_day() -> None:
     with pytest.raises(InvalidSchedule) as caught:
         schedule.compile_schedule(given, calendars={"off": calendar})
     assert caught.value.problems[0].path == "on_excluded"
+
+
+def test_public_holidays_of_a_country() -> None:
+    pytest.importorskip("holidays", reason="an extra that is not installed")
+    calendar = parse_calendar("public", {"country": "MD"})
+    assert calendar.reason(date(2027, 1, 1)) is not None
+    assert calendar.reason(date(2027, 1, 2)) is None
