@@ -59,35 +59,31 @@ def plan(
         until = taken[-1].at
         upcoming = next((at for _, at in due if at > until), upcoming)
         due = [occurrence for occurrence in due if occurrence.at <= until]
-    if snoozed := _snoozed(task, until):
+    snoozed = _snoozed(task, until)
+    if snoozed:
         due = sorted([*due, snoozed])
     decisions = list(_decide(task, due, absences, now=now, live=live, following=following))
-    work = [decision for decision in decisions if isinstance(decision, NewWork)]
-    skipped = [decision for decision in decisions if isinstance(decision, Skipped)]
-    if task.overlap == "cancel_running":
-        earlier = (w.scheduled_for for w in work[:-1])
-        skipped += [_skipped(task, at, _OVERTAKEN) for at in earlier if at is not None]
-        work = work[-1:]
+    work, skipped = _parted(task, decisions)
     skipped += [_taken(task, exclusion) for exclusion in taken]
     pending = None if snoozed else task.snoozed_to
     spent = task.max_runs is not None and task.fired + len(work) >= task.max_runs
     nexts = [] if spent else [at for at in (upcoming, pending) if at is not None]
-    last = work[-1].scheduled_for if work else None
-    return Plan(
-        task=task,
-        advance=Advance(
-            task.task_id, min(nexts, default=None), until, last, len(work), pending is not None
-        ),
-        work=work,
-        skipped=skipped,
-        completed=not nexts,
+    advance = Advance(
+        task.task_id,
+        next_run_at=min(nexts, default=None),
+        look_at=_first_taken(task, schedule, until, before=upcoming) if nexts else None,
+        decided_until=until,
+        last_scheduled_for=work[-1].scheduled_for if work else None,
+        fired=len(work),
+        snoozed=pending is not None,
     )
+    return Plan(task, advance, work, skipped, completed=not nexts)
 
 
 def undecided_after(task: Timed) -> datetime:
     """Return the instant after which nothing of a due task is decided."""
-    assert task.next_run_at is not None  # the tick claims nothing else
-    if task.snoozed_for is not None or task.resumed_at is not None:
+    marked = task.snoozed_for is not None or task.resumed_at is not None
+    if marked or task.next_run_at is None:
         return task.decided_until
     # A task may have been stored in the instant between its next occurrence and now.
     return min(task.decided_until, task.next_run_at - _MICROSECOND)
@@ -97,6 +93,16 @@ def _taken_away(task: Timed, schedule: CompiledSchedule, until: datetime) -> lis
     if not _has_exclusions(task):
         return []
     return schedule.excluded_between(undecided_after(task), until, limit=CHUNK)
+
+
+def _first_taken(
+    task: Timed, schedule: CompiledSchedule, after: datetime, *, before: datetime | None
+) -> datetime | None:
+    """Return when the tick shall look for an occurrence that something takes away."""
+    if before is None or not _has_exclusions(task):
+        return None
+    found = schedule.excluded_between(after, before, limit=1)
+    return found[0].at if found else None
 
 
 def _has_exclusions(task: Timed) -> bool:
@@ -162,6 +168,16 @@ def _decide(
         yield _work(task, occurrence)
         live = True
         left = None if left is None else left - 1
+
+
+def _parted(task: Timed, decisions: list[NewWork | Skipped]) -> tuple[list[NewWork], list[Skipped]]:
+    work = [decision for decision in decisions if isinstance(decision, NewWork)]
+    skipped = [decision for decision in decisions if isinstance(decision, Skipped)]
+    if task.overlap == "cancel_running":
+        earlier = (w.scheduled_for for w in work[:-1])
+        skipped += [_skipped(task, at, _OVERTAKEN) for at in earlier if at is not None]
+        work = work[-1:]
+    return work, skipped
 
 
 def _work(task: Timed, occurrence: Due) -> NewWork:

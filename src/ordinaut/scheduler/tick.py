@@ -147,7 +147,7 @@ def _plan_all(tasks: Sequence[Timed], situation: _Situation) -> tuple[list[Plan]
     broken: dict[UUID, str] = {}
     memory = Memory()
     for task in tasks:
-        if not task.active:
+        if not task.active or task.schedule.kind in ("event", "condition"):
             plans.append(_rest(task))
             continue
         try:
@@ -185,13 +185,14 @@ def _absences(task: Timed, situation: _Situation) -> Absences:
 
 
 def _rest(task: Timed) -> Plan:
-    """Leave a task alone that is not active; what falls into its rest stays undecided."""
-    still = Advance(task.task_id, None, task.decided_until, None, 0, task.snoozed_to is not None)
+    """Leave a task alone that no clock starts now; what falls into its rest stays undecided."""
+    still = Advance(task.task_id, None, task.decided_until, snoozed=task.snoozed_to is not None)
     return Plan(task, still, work=[], skipped=[], completed=False)
 
 
 def _is_due(plan: Plan, now: datetime) -> bool:
-    return plan.advance.next_run_at is not None and plan.advance.next_run_at <= now
+    looks = (plan.advance.next_run_at, plan.advance.look_at)
+    return any(at is not None and at <= now for at in looks)
 
 
 async def _write_each(tx: Tx, plans: Sequence[Plan], situation: _Situation) -> dict[UUID, str]:

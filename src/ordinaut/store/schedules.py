@@ -1,7 +1,7 @@
 """When tasks fire next: the narrow row beside each task, and the time nobody has decided yet.
 
-``schedule.next_run_at`` says when the tick must look at a task; ``decided_until`` up to where
-every occurrence has its run or its verdict. Whoever changes what a task's occurrences are calls
+``schedule.next_run_at`` says when a task fires next; ``decided_until`` up to where every
+occurrence has its run or its verdict. Whoever changes what a task's occurrences are calls
 :func:`set_next`; :func:`pause`, :func:`resume` and :func:`snooze` only move these marks, and the
 tick does the work. Change the schedule row in the transaction that changes the task: its lock
 is what keeps a tick from firing an old definition.
@@ -73,13 +73,17 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """Where a schedule stands after a tick; ``snoozed`` when a snooze is still to come."""
+    """Where a schedule stands after a tick; ``snoozed`` when a snooze is still to come.
+
+    ``look_at`` is when the tick shall look although nothing is due before ``next_run_at``.
+    """
 
     task_id: UUID
     next_run_at: datetime | None
     decided_until: datetime
-    last_scheduled_for: datetime | None
-    fired: int
+    look_at: datetime | None = None
+    last_scheduled_for: datetime | None = None
+    fired: int = 0
     snoozed: bool = False
 
 
@@ -202,6 +206,7 @@ async def advance(tx: Tx, moved: Sequence[Advance]) -> None:
         {
             "ids": array([m.task_id for m in moved]),
             "nexts": array([m.next_run_at for m in moved]),
+            "looks": array([m.look_at for m in moved]),
             "decided": array([m.decided_until for m in moved]),
             "lasts": array([m.last_scheduled_for for m in moved]),
             "fired": array([m.fired for m in moved]),

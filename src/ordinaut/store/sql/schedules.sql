@@ -1,11 +1,13 @@
 -- name: set_next
 -- Say when tasks fire next; what was undecided, paused or snoozed before is forgotten.
-INSERT INTO schedule AS s (task_id, next_run_at, decided_until, tzdata)
+INSERT INTO schedule AS s (task_id, next_run_at, look_at, decided_until, tzdata)
 SELECT task_id, next_run_at,
+       CASE WHEN next_run_at IS NOT NULL THEN coalesce(%(now)s, now()) END,
        least(coalesce(%(now)s, now()), next_run_at - interval '1 microsecond'), %(tzdata)s
   FROM unnest(%(task_ids)s::uuid[], %(nexts)s::timestamptz[]) AS given (task_id, next_run_at)
     ON CONFLICT (task_id) DO UPDATE
    SET next_run_at = CASE WHEN s.paused_at IS NULL THEN excluded.next_run_at END,
+       look_at = CASE WHEN s.paused_at IS NULL THEN excluded.look_at END,
        decided_until = excluded.decided_until, tzdata = excluded.tzdata,
        resumed_at = NULL, snoozed_for = NULL, snoozed_to = NULL;
 
@@ -13,7 +15,7 @@ SELECT task_id, next_run_at,
 -- Let nothing fire from now on, and note since when.
 WITH held AS (
     UPDATE schedule
-       SET paused_at = coalesce(%(now)s, now()), next_run_at = NULL
+       SET paused_at = coalesce(%(now)s, now()), next_run_at = NULL, look_at = NULL
      WHERE task_id = ANY(%(task_ids)s) AND paused_at IS NULL
     RETURNING task_id, paused_at
 )
@@ -31,7 +33,8 @@ WITH given AS (
      WHERE p.task_id = given.task_id AND p.ended_at IS NULL
 )
 UPDATE schedule AS s
-   SET paused_at = NULL, resumed_at = coalesce(%(now)s, now()), next_run_at = given.next_run_at
+   SET paused_at = NULL, resumed_at = coalesce(%(now)s, now()), next_run_at = given.next_run_at,
+       look_at = CASE WHEN given.next_run_at IS NOT NULL THEN coalesce(%(now)s, now()) END
   FROM given
  WHERE s.task_id = given.task_id AND s.paused_at IS NOT NULL
 RETURNING s.task_id;
@@ -48,8 +51,8 @@ RETURNING task_id;
 -- Take due schedules that no other scheduler has taken.
 SELECT coalesce(%(now)s, now()), task_id
   FROM schedule
- WHERE next_run_at <= coalesce(%(now)s, now())
- ORDER BY next_run_at LIMIT %(limit)s
+ WHERE least(next_run_at, look_at) <= coalesce(%(now)s, now())
+ ORDER BY least(next_run_at, look_at) LIMIT %(limit)s
    FOR UPDATE SKIP LOCKED;
 
 -- name: load
@@ -87,15 +90,16 @@ SELECT DISTINCT task_id FROM due_work WHERE task_id = ANY(%(ids)s::uuid[]);
 -- name: advance
 -- Move schedules on. No "next_run_at is still what was read": claim locked the rows.
 UPDATE schedule AS s
-   SET next_run_at = g.next_run_at, decided_until = g.decided_until,
+   SET next_run_at = g.next_run_at, look_at = g.look_at, decided_until = g.decided_until,
        last_scheduled_for = coalesce(g.last_scheduled_for, s.last_scheduled_for),
        fired = s.fired + g.fired,
        resumed_at = CASE WHEN s.resumed_at > g.decided_until THEN s.resumed_at END,
        snoozed_for = CASE WHEN g.snoozed THEN s.snoozed_for END,
        snoozed_to = CASE WHEN g.snoozed THEN s.snoozed_to END
-  FROM unnest(%(ids)s::uuid[], %(nexts)s::timestamptz[], %(decided)s::timestamptz[],
-              %(lasts)s::timestamptz[], %(fired)s::integer[], %(snoozed)s::boolean[])
-       AS g (task_id, next_run_at, decided_until, last_scheduled_for, fired, snoozed)
+  FROM unnest(%(ids)s::uuid[], %(nexts)s::timestamptz[], %(looks)s::timestamptz[],
+              %(decided)s::timestamptz[], %(lasts)s::timestamptz[], %(fired)s::integer[],
+              %(snoozed)s::boolean[])
+       AS g (task_id, next_run_at, look_at, decided_until, last_scheduled_for, fired, snoozed)
  WHERE s.task_id = g.task_id AND s.task_id = ANY(%(ids)s::uuid[]);
 
 -- name: end_tasks
@@ -107,8 +111,9 @@ UPDATE task
 -- name: next_due
 -- The earliest instant at which claim finds something.
 SELECT clock_timestamp(),
-       (SELECT next_run_at FROM schedule
-         WHERE next_run_at IS NOT NULL ORDER BY next_run_at LIMIT 1);
+       (SELECT least(next_run_at, look_at) FROM schedule
+         WHERE least(next_run_at, look_at) IS NOT NULL
+         ORDER BY least(next_run_at, look_at) LIMIT 1);
 
 -- name: stale
 -- Schedules that were computed with other time zone data. Rows that are locked come next time.

@@ -31,8 +31,12 @@ WITH given AS (
 ), defined AS (
     INSERT INTO task_definition (task_id, version, payload) SELECT id, 1, payload FROM given
 ), planned AS (
-    INSERT INTO schedule (task_id, next_run_at, decided_until, tzdata)
-    SELECT id, next_run_at, created_at, %(tzdata)s FROM given
+    INSERT INTO schedule (task_id, next_run_at, look_at, decided_until, tzdata)
+    SELECT id, next_run_at,
+           CASE WHEN next_run_at IS NOT NULL AND (exclude <> '{}' OR dst_gap = 'skip')
+                THEN created_at END,
+           created_at, %(tzdata)s
+      FROM given
 ), told AS (
     INSERT INTO event (topic, task_id, data)
     SELECT 'task.created', id,

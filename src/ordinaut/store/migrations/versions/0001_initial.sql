@@ -104,12 +104,14 @@ CREATE TABLE task_definition (
 );
 
 -- The part of a task that every firing rewrites, apart so that the wide row is not copied.
--- next_run_at is when the tick must look: NULL when nothing follows (paused, completed, event
--- tasks). Every occurrence up to decided_until has its run or its verdict. A snoozed occurrence
--- (snoozed_for) is still to come, at snoozed_to.
+-- next_run_at is NULL when nothing follows (paused, completed, event tasks). Every occurrence up
+-- to decided_until has its run or its verdict. At look_at, if it comes first, the tick finds one
+-- that a calendar or a clock change takes away. A snoozed occurrence (snoozed_for) is still to
+-- come, at snoozed_to.
 CREATE TABLE schedule (
     task_id             uuid PRIMARY KEY REFERENCES task,
     next_run_at         timestamptz,
+    look_at             timestamptz,
     decided_until       timestamptz NOT NULL DEFAULT now(),
     last_scheduled_for  timestamptz,
     fired               integer NOT NULL DEFAULT 0,
@@ -120,7 +122,8 @@ CREATE TABLE schedule (
     tzdata              text NOT NULL DEFAULT '',
     CONSTRAINT schedule_snooze_whole CHECK ((snoozed_for IS NULL) = (snoozed_to IS NULL))
 ) WITH (fillfactor = 70);
-CREATE INDEX schedule_due ON schedule (next_run_at) WHERE next_run_at IS NOT NULL;
+CREATE INDEX schedule_due ON schedule (least(next_run_at, look_at))
+    WHERE least(next_run_at, look_at) IS NOT NULL;
 
 -- The times in which a task was paused, and what its resuming said about what fell into them.
 CREATE TABLE pause (
