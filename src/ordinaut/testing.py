@@ -209,6 +209,10 @@ class Memory:
         for id in ids:
             self._handled[stream, group, id].set()
 
+    async def tail(self, stream: str, *, after: str, block: float, limit: int) -> list[bus.Message]:
+        buried = [entry for entry in self.dead if entry.stream == stream]
+        return [bus.Message(stream, one.fields["id"], one.fields) for one in buried[:limit]]
+
     async def put(self, entry: bus.Entry) -> None:
         self.dead.append(entry)
 

@@ -37,6 +37,7 @@ __all__ = [
     "Extension",
     "ExtensionError",
     "ExtensionInfo",
+    "Figures",
     "Json",
     "Message",
     "OrdinautError",
@@ -131,6 +132,9 @@ class Events(Protocol):
         acknowledged after the handler returned.
         """
 
+    async def dead_letters(self, name: str, *, limit: int = 100) -> list[Message]:
+        """Return messages that were given up, the oldest first."""
+
 
 class Background(Protocol):
     """``context["background"]``: supervised tasks (BACKGROUND_TASKS)."""
@@ -146,6 +150,19 @@ class Static(Protocol):
         """Serve ``directory``, inside the extension's folder, under ``path``."""
 
 
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """How the cluster fares, for metrics.
+
+    ``queue`` is the due work by state: how much, and the age of the oldest in seconds.
+    ``processes`` counts by kind and state, ``run_events`` by topic since the first call.
+    """
+
+    queue: Mapping[str, tuple[int, float]]
+    processes: Mapping[tuple[str, str], int]
+    run_events: Mapping[str, int]
+
+
 class Services(Protocol):
     """``context["services"]``: what the core does for its own tool packs.
 
@@ -158,8 +175,8 @@ class Services(Protocol):
     async def run_task(self, call: ToolContext, *, task_id: UUID, params: Json, wait: bool) -> Json:
         """Enqueue a run of another task and return ``{"run_id": …}``, after its end if ``wait``."""
 
-    async def queue(self) -> Mapping[str, tuple[int, float]]:
-        """Return the due work by state: how much, and the age of the oldest in seconds."""
+    async def figures(self) -> Figures:
+        """Return how the cluster fares."""
 
 
 class Context(Mapping[str, Any]):

@@ -65,6 +65,9 @@ class Transport(Protocol):
         self, stream: str, group: str, consumer: str, *, idle: float, limit: int
     ) -> list[bus.Message]: ...
     async def acknowledge(self, stream: str, group: str, ids: list[str]) -> None: ...
+    async def tail(
+        self, stream: str, *, after: str, block: float, limit: int
+    ) -> list[bus.Message]: ...
     async def put(self, entry: bus.Entry) -> None: ...
     async def leave(self, stream: str, group: str, consumer: str) -> None: ...
 
@@ -217,6 +220,15 @@ class EventsFacade:
         if self._opened is not None:
             self._spawn(subscription)
         return handler
+
+    async def dead_letters(self, name: str, *, limit: int = 100) -> list[Message]:
+        if isinstance(self._transport, CapabilityDenied):
+            raise self._transport
+        if self._opened is None:
+            raise ExtensionError("events can be read while the extension is started")
+        stream = f"{self._stream(name)}:dead"
+        found = await self._opened.tail(stream, after="0", block=0.001, limit=limit)
+        return [_message(raw, self._pace.tries) for raw in found]
 
     async def __aenter__(self) -> EventsFacade:
         if not isinstance(self._transport, CapabilityDenied):

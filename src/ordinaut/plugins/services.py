@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Mapping
+from collections import Counter
 from datetime import timedelta
 from uuid import UUID
 
@@ -13,7 +13,8 @@ from ordinaut.clock import Clock
 from ordinaut.engine.tool import ToolContext
 from ordinaut.errors import Conflict, NotFound, ToolError
 from ordinaut.model import Event, Json, NewWork
-from ordinaut.store import agents, cluster, journal, queue, runs, tasks
+from ordinaut.plugins.base import Figures
+from ordinaut.store import agents, cluster, figures, journal, queue, runs, tasks
 from ordinaut.store.database import Database, Tx
 from ordinaut.store.runs import Run
 
@@ -32,6 +33,9 @@ class StoreServices:
     def __init__(self, db: Database, clock: Clock) -> None:
         self._db = db
         self._clock = clock
+        self._counting = asyncio.Lock()
+        self._seen: str | None = None
+        self._run_events: Counter[str] = Counter()
 
     async def publish(self, call: ToolContext, *, topic: str, payload: Json) -> None:
         """Write an event into the outbox."""
@@ -65,15 +69,26 @@ class StoreServices:
             )
         return {"run_id": str(run_id), "status": ended.status, "output": ended.output}
 
-    async def queue(self) -> Mapping[str, tuple[int, float]]:
-        """Return the due work by state: how much, and the age of the oldest in seconds."""
-        async with self._db.connection() as tx:
-            found = await cluster.queue(tx)
+    async def figures(self) -> Figures:
+        """Return how the cluster fares; the first call begins to count."""
         now = self._clock.now()
-        return {
-            one.state: (one.count, max(0.0, (now - one.oldest_run_at) / timedelta(seconds=1)))
-            for one in found
-        }
+        async with self._counting, self._db.connection() as tx:
+            queued = await cluster.queue(tx)
+            processes: Counter[tuple[str, str]] = Counter(
+                (process.kind, process.state) for process in await cluster.workers(tx, now=now)
+            )
+            if self._seen is None:
+                self._seen = await figures.snapshot(tx)
+            self._seen, fresh = await figures.run_events(tx, self._seen)
+            self._run_events.update(fresh)
+        return Figures(
+            queue={
+                one.state: (one.count, max(0.0, (now - one.oldest_run_at) / timedelta(seconds=1)))
+                for one in queued
+            },
+            processes=processes,
+            run_events=dict(self._run_events),
+        )
 
     async def _enqueue(
         self, tx: Tx, call: ToolContext, task_id: UUID, run_id: UUID, params: Json

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +12,7 @@ import pytest
 from ordinaut.engine.tool import LogEntry, ToolContext
 from ordinaut.errors import InvalidArguments, StepError, ToolError
 from ordinaut.model import Json, uuid7
+from ordinaut.plugins.base import Figures
 from ordinaut.testing import ExtensionKit, extension_kit
 
 
@@ -28,8 +29,8 @@ class Recorder:
         self.asked.append((task_id, params, wait))
         return {"run_id": "1"}
 
-    async def queue(self) -> Mapping[str, tuple[int, float]]:
-        return {}
+    async def figures(self) -> Figures:
+        return Figures({}, {}, {})
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,48 @@
+// fetch, not EventSource: only fetch can send the key in a header.
+const byId = (id) => document.getElementById(id);
+const base = "/ext/events_demo";
+let streaming = false;
+
+function request(path, options = {}) {
+  const headers = { "content-type": "application/json" };
+  if (byId("key").value) headers.authorization = `Bearer ${byId("key").value}`;
+  return fetch(base + path, { ...options, headers });
+}
+
+function show(list, message) {
+  const item = document.createElement("li");
+  item.textContent = JSON.stringify(message);
+  byId(list).prepend(item);
+}
+
+async function listen() {
+  if (streaming) return;
+  streaming = true;
+  try {
+    const answer = await request("/stream");
+    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    let rest = "";
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) break;
+      const lines = (rest + value).split(/\r?\n/);
+      rest = lines.pop();
+      for (const line of lines) {
+        if (line.startsWith("data:")) show("messages", JSON.parse(line.slice(5)));
+      }
+    }
+  } finally {
+    streaming = false;
+  }
+}
+
+byId("publish").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const body = `{"payload": ${byId("payload").value || "null"}}`;
+  listen();
+  const answer = await request("/publish", { method: "POST", body });
+  byId("answer").textContent = `${answer.status} ${answer.statusText}`;
+  const dead = await (await request("/dead")).json();
+  byId("dead").replaceChildren();
+  dead.forEach((message) => show("dead", message));
+});

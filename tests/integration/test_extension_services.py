@@ -1,0 +1,212 @@
+"""What the packs of the core do to the store, and what the metrics show of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from starlette.types import Scope
+
+from extending import settings
+from ordinaut import telemetry
+from ordinaut.clock import SystemClock
+from ordinaut.engine import calls
+from ordinaut.engine.tool import ToolContext, silent
+from ordinaut.errors import StepError, ToolError
+from ordinaut.model import Json, Lease, uuid7
+from ordinaut.plugins.host import ExtensionHost
+from ordinaut.plugins.services import derived_id
+from ordinaut.store.database import Database
+from queueing import ended, enqueue, lease, make_task, rows, settle, topics, work
+
+
+async def anyone(scope: Scope, needed: str) -> None:
+    return None
+
+
+@pytest.fixture
+async def host(db: Database) -> AsyncIterator[ExtensionHost]:
+    async with ExtensionHost(settings(), db=db, authorize=anyone) as running:
+        yield running
+
+
+def call_of(agent: UUID | None = None, run: UUID | None = None) -> ToolContext:
+    return ToolContext(
+        run_id=run or uuid7(),
+        task_id=uuid7(),
+        agent_id=agent,
+        step_id="step",
+        index=None,
+        attempt=1,
+        clock_now=SystemClock().now,
+        sink=silent,
+        redact=str,
+        loop=asyncio.get_running_loop(),
+    )
+
+
+async def call(host: ExtensionHost, name: str, context: ToolContext, **arguments: Json) -> Any:
+    return await calls.call(host.tools.get(name), arguments, seconds=20, context=context)
+
+
+async def task_in(db: Database) -> UUID:
+    task = await make_task(db)
+    async with db.connection() as tx:
+        await tx.execute("INSERT INTO schedule (task_id) VALUES (%s)", (task,))
+    return task
+
+
+async def owner_of(db: Database, task: UUID) -> UUID:
+    [(owner,)] = await rows(db, "SELECT created_by FROM task WHERE id = %s", task)
+    assert isinstance(owner, UUID)
+    return owner
+
+
+async def test_a_published_event_is_in_the_outbox_with_its_run(
+    host: ExtensionHost, db: Database
+) -> None:
+    context = call_of()
+    await call(host, "event.publish", context, topic="order.paid", payload={"n": 1})
+    found = await rows(db, "SELECT topic, data, run_id, task_id FROM event")
+    assert found == [("order.paid", {"n": 1}, context.run_id, context.task_id)]
+
+
+@pytest.mark.parametrize("topic", ["run.succeeded", "task.created", "ext.demo.told", "step"])
+async def test_nobody_states_a_fact_of_the_core(
+    host: ExtensionHost, db: Database, topic: str
+) -> None:
+    with pytest.raises(ToolError, match="can not be published") as refused:
+        await call(host, "event.publish", call_of(), topic=topic)
+    assert not refused.value.retryable
+    assert await rows(db, "SELECT 1 FROM event") == []
+
+
+async def test_a_task_is_run_once_however_often_the_call_is_repeated(
+    host: ExtensionHost, db: Database
+) -> None:
+    task = await task_in(db)
+    context = call_of(await owner_of(db, task))
+    first = await call(host, "task.run", context, task_id=str(task), params={"a": 1})
+    again = await call(host, "task.run", context, task_id=str(task), params={"a": 1})
+    assert first == again == {"run_id": str(derived_id(context))}
+    found = await rows(db, "SELECT id, trigger, payload FROM due_work")
+    assert found == [(derived_id(context), "task", {"params": {"a": 1}})]
+
+
+async def test_a_run_that_ended_is_not_enqueued_again(host: ExtensionHost, db: Database) -> None:
+    task = await task_in(db)
+    context = call_of(await owner_of(db, task))
+    await call(host, "task.run", context, task_id=str(task))
+    [held] = await lease(db, now=SystemClock().now())
+    await settle(db, ended(held, output={"answer": 42}))
+    result = await call(host, "task.run", context, task_id=str(task), wait=True)
+    assert result == {
+        "run_id": str(held.id),
+        "status": "succeeded",
+        "output": {"answer": 42},
+    }
+    assert await topics(db, held.id) == ["run.queued", "run.started", "run.succeeded"]
+
+
+async def test_waiting_for_a_run_that_fails_fails_for_good(
+    host: ExtensionHost, db: Database
+) -> None:
+    task = await task_in(db)
+    context = call_of(await owner_of(db, task))
+    waiting = asyncio.create_task(call(host, "task.run", context, task_id=str(task), wait=True))
+    [held] = await leased(db)
+    await settle(db, ended(held, status="failed", error={"message": "no"}))
+    with pytest.raises(ToolError, match="ended as failed") as failed:
+        await waiting
+    assert not failed.value.retryable
+    assert failed.value.details["error"] == {"message": "no"}
+
+
+async def test_a_task_of_somebody_else_is_not_found_unless_the_agent_may(
+    host: ExtensionHost, db: Database
+) -> None:
+    mine, other = await task_in(db), await task_in(db)
+    me = await owner_of(db, mine)
+    with pytest.raises(StepError, match="no task"):
+        await call(host, "task.run", call_of(me), task_id=str(other))
+    async with db.connection() as tx:
+        await tx.execute("UPDATE agent SET scopes = '{tasks:run:all}' WHERE id = %s", (me,))
+    assert "run_id" in await call(host, "task.run", call_of(me), task_id=str(other))
+
+
+def test_derived_ids_are_version_7_of_the_callers_day_and_differ_by_step() -> None:
+    async def ids() -> list[UUID]:
+        run = uuid7()
+        one, two = call_of(run=run), call_of(run=run)
+        two.step_id = "other"
+        return [run, derived_id(one), derived_id(one), derived_id(two)]
+
+    run, first, again, other = asyncio.run(ids())
+    assert first == again != other
+    assert first.version == 7
+    assert first.int >> 80 == run.int >> 80
+
+
+async def leased(db: Database) -> list[Lease]:
+    """Lease what another task is about to enqueue."""
+    for _ in range(500):
+        if held := await lease(db, now=SystemClock().now()):
+            return held
+        await asyncio.sleep(0.01)
+    pytest.fail("nothing was enqueued")
+
+
+async def metrics(host: ExtensionHost) -> dict[str, float]:
+    app = FastAPI()
+    app.mount("/ext", host.gateway)
+    transport = httpx2.ASGITransport(app=app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://x") as client:
+        answer = await client.get("/ext/observability/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=1.0.0")
+    lines = (line.rpartition(" ") for line in answer.text.splitlines() if line[:1] != "#")
+    return {name: float(value) for name, _, value in lines}
+
+
+async def test_the_metrics_show_queue_runs_and_requests(host: ExtensionHost, db: Database) -> None:
+    before = await metrics(host)
+    assert before['ordinaut_queue_depth{state="ready"}'] == 0
+    assert before['ordinaut_runs_total{status="succeeded"}'] == 0
+    task = await task_in(db)
+    await enqueue(db, work(task), work(task), work(task))
+    one, two = await lease(db, limit=2)
+    await settle(db, ended(one), ended(two, status="failed"))
+    details = {"method": "GET", "route": "/tasks/{id}", "status": 200, "seconds": 0.003}
+    telemetry.emit("http.request", **details)
+    telemetry.emit("http.request", **{**details, "route": "", "method": "BREW", "status": 404})
+    after = await metrics(host)
+    assert after['ordinaut_queue_depth{state="ready"}'] == 1
+    assert after['ordinaut_queue_oldest_seconds{state="ready"}'] >= 0
+    assert after['ordinaut_runs_total{status="succeeded"}'] == 1
+    assert after['ordinaut_runs_total{status="failed"}'] == 1
+    assert after['ordinaut_run_events_total{event="queued"}'] == 3
+    get = 'method="GET",route="/tasks/{id}"'
+    assert after[f'ordinaut_http_requests_total{{{get},status="200"}}'] == 1
+    assert after[f'ordinaut_http_request_seconds_bucket{{le="0.005",{get}}}']
+    assert (
+        after['ordinaut_http_requests_total{method="OTHER",route="(unmatched)",status="404"}'] == 1
+    )
+
+
+async def test_each_event_of_a_run_is_counted_once_however_late_it_commits(
+    host: ExtensionHost, db: Database
+) -> None:
+    count = 'ordinaut_run_events_total{event="late"}'
+    insert = "INSERT INTO event (topic) VALUES ('run.late')"
+    async with db.transaction() as slow:
+        await slow.execute(insert)
+        async with db.transaction() as fast:
+            await fast.execute(insert)
+        assert (await metrics(host))[count] == 1
+    assert (await metrics(host))[count] == 2
+    assert (await metrics(host))[count] == 2
