@@ -15,7 +15,7 @@ from ordinaut.scheduler.catchup import Following
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # These count from the start of the recurrence.
-_COUNTED = re.compile(r"COUNT|INTERVAL", re.IGNORECASE)
+_COUNTED = re.compile(r"COUNT=|INTERVAL=(?!1(;|$))", re.IGNORECASE)
 # One rule by the clock on the wall, that says itself on which days it fires.
 _OWN_DAYS = re.compile(
     r"(?=.*FREQ=(DAILY|((WEEKLY|MONTHLY|YEARLY)\b.*(BYDAY=|BYMONTHDAY=|BYYEARDAY=)))).*",
