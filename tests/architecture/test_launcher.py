@@ -58,7 +58,13 @@ class Project:
         (self.root / "pyproject.toml").write_text(PYPROJECT)
         (self.root / "backend.py").write_text(BACKEND)
         (self.root / "requirements" / "run.txt").touch()
-        shutil.copy(LAUNCHER, self.root / "ordinaut")
+        # The Pythons of the machine itself must not help.
+        text = LAUNCHER.read_text()
+        for directory in ("/usr/local/bin", "/opt/homebrew/bin"):
+            assert directory in text
+            text = text.replace(directory, "/nowhere")
+        (self.root / "ordinaut").write_text(text)
+        (self.root / "ordinaut").chmod(0o755)
         self.bin.mkdir()
         for tool in TOOLS:
             (self.bin / tool).symlink_to(str(shutil.which(tool)))
@@ -163,9 +169,6 @@ def test_without_python_the_command_that_installs_it_is_printed(tmp_path):
     project = Project(tmp_path)
     script(project.bin / "apt-get", "exit 1")
     script(project.bin / "python3", "exit 1")
-    # What the system itself has must not help.
-    launcher = project.root / "ordinaut"
-    launcher.write_text(launcher.read_text().replace("/usr/local/bin/python3", "/nowhere/python3"))
     code, output = project.run("dev")
     assert code == 1
     assert "no Python 3.11 to 3.14 was found" in output
