@@ -68,12 +68,14 @@ class Authenticator:
         if not credential.isascii() or len(credential) > MAX_CREDENTIAL:
             raise Unauthenticated("the credential is not valid")
         hashed = agents.digest(credential, self._pepper)
-        until, agent = self._known.get(hashed, (0.0, None))
-        if agent is not None and self._clock.monotonic() < until:
-            return agent
-        agent = await self._look_up(credential, hashed)
-        self._remember(hashed, agent)
-        return agent
+        until, known = self._known.get(hashed, (0.0, None))
+        if known is not None and self._clock.monotonic() < until:
+            return known
+        if credential.startswith(agents.KEY_PREFIX):
+            return self._remember(hashed, await self._of_key(hashed), CACHE_SECONDS)
+        claims = self._claims(credential)
+        left = (claims.expires_at - self._clock.now()).total_seconds()
+        return self._remember(hashed, await self._of_claims(claims), min(left, CACHE_SECONDS))
 
     async def exchange(self, api_key: str, *, origin: Actor) -> Tokens:
         """Return tokens for an API key."""
@@ -103,15 +105,19 @@ class Authenticator:
                 await _note(tx, use.agent, "auth.refresh_reused", origin)
         raise Unauthenticated("the refresh token is not valid")
 
-    async def revoke(self, token: str, *, origin: Actor) -> None:
-        """End a refresh token with its family, or an access token (RFC 7009)."""
+    async def revoke(self, token: str, *, owner: UUID | None, origin: Actor) -> None:
+        """End a refresh token with its family, or an access token (RFC 7009).
+
+        That of another ``owner`` is left alone without a word; ``None`` may end any.
+        """
         now = self._clock.now()
         async with self._db.transaction() as tx:
             if token.startswith(agents.REFRESH_PREFIX):
-                await agents.revoke_refresh(tx, self._digest(token), now=now)
+                await agents.revoke_refresh(tx, self._digest(token), owner=owner, now=now)
             else:
                 claims = self._claims(token)
-                await agents.revoke_access(tx, claims.jti, expires_at=claims.expires_at)
+                if owner in (None, claims.agent_id):
+                    await agents.revoke_access(tx, claims.jti, expires_at=claims.expires_at)
             await audit.record(
                 tx, origin, action="auth.revoke", entity="agent", entity_id=origin.id
             )
@@ -121,26 +127,22 @@ class Authenticator:
         """Look up every credential anew: something about agents has changed."""
         self._known.clear()
 
-    async def _look_up(self, credential: str, hashed: bytes) -> Agent:
-        if credential.startswith(agents.KEY_PREFIX):
-            async with self._db.connection() as tx:
-                agent = await agents.by_key(tx, hashed, now=self._clock.now())
-        else:
-            claims = self._claims(credential)
-            async with self._db.connection() as tx:
-                agent = await agents.by_token(
-                    tx, claims.agent_id, jti=claims.jti, family=claims.family
-                )
-            if agent is not None:
-                agent = _narrow(agent, claims.scopes)
+    async def _of_key(self, hashed: bytes) -> Agent | None:
+        async with self._db.connection() as tx:
+            return await agents.by_key(tx, hashed, now=self._clock.now())
+
+    async def _of_claims(self, claims: Claims) -> Agent | None:
+        async with self._db.connection() as tx:
+            agent = await agents.by_token(tx, claims.agent_id, jti=claims.jti, family=claims.family)
+        return None if agent is None else _narrow(agent, claims.scopes)
+
+    def _remember(self, hashed: bytes, agent: Agent | None, seconds: float) -> Agent:
         if agent is None:
             raise Unauthenticated("the credential is not valid, or not any more")
-        return agent
-
-    def _remember(self, hashed: bytes, agent: Agent) -> None:
         if len(self._known) >= CACHE_SIZE:
             self._known.clear()
-        self._known[hashed] = (self._clock.monotonic() + CACHE_SECONDS, agent)
+        self._known[hashed] = (self._clock.monotonic() + seconds, agent)
+        return agent
 
     async def _issue(self, tx: Tx, agent: Agent, *, family: UUID) -> Tokens:
         now = self._clock.now()

@@ -33,6 +33,14 @@ from ordinaut.errors import (
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:ordinaut:problem:"  # a name, not an address: nothing has to answer there
 
+MESSAGES = {
+    "extra_forbidden": "unknown field",
+    "missing": "is required",
+    "model_attributes_type": "should be an object",
+    "dict_type": "should be an object",
+    "list_type": "should be a list",
+}
+
 # The first class that fits decides, so a subclass stands before its base.
 STATUS: tuple[tuple[type[OrdinautError], HTTPStatus], ...] = (
     (Unauthenticated, HTTPStatus.UNAUTHORIZED),
@@ -65,6 +73,7 @@ def problem(
     detail: str,
     errors: Sequence[FieldProblem] = (),
     headers: Mapping[str, str] | None = None,
+    position: object = None,
 ) -> Response:
     """Return the answer that says what was wrong, where, and what would be right."""
     body: dict[str, Any] = {
@@ -77,6 +86,8 @@ def problem(
     }
     if errors:
         body["errors"] = [{"path": e.path, "message": e.message, "code": e.code} for e in errors]
+    if position is not None:
+        body["position"] = position
     return Response(dumps(body), status, headers, media_type=MEDIA_TYPE)
 
 
@@ -104,12 +115,22 @@ def path(location: Sequence[str | int]) -> str:
     return text.removeprefix(".")
 
 
+def summary(problems: Sequence[FieldProblem]) -> str:
+    """Say the first problem, and how many there are."""
+    first = problems[0]
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{first.path or 'the body'}: {first.message}{more}"
+
+
 def field_problems(errors: Sequence[Mapping[str, Any]], *, skip: int = 0) -> list[FieldProblem]:
     """Turn what pydantic found into field problems; ``skip`` parts of the place are left out."""
-    return [
-        FieldProblem(path(e["loc"][skip:]), e["msg"].removeprefix("Value error, "), e["type"])
-        for e in errors
-    ]
+    return [FieldProblem(path(e["loc"][skip:]), _said(e), e["type"]) for e in errors]
+
+
+def _said(error: Mapping[str, Any]) -> str:
+    # pydantic speaks of "inputs" and "extras"; the reader has sent fields.
+    message: str = MESSAGES.get(error["type"], error["msg"])
+    return message.removeprefix("Value error, ").removeprefix("Input ")
 
 
 async def _ours(request: Request, error: Exception) -> Response:
@@ -124,15 +145,20 @@ async def _ours(request: Request, error: Exception) -> Response:
         detail=error.message,
         errors=_problems(error),
         headers=_headers(error),
+        position=_position(error),
     )
 
 
 def _problems(error: OrdinautError) -> tuple[FieldProblem, ...]:
-    if isinstance(error, InvalidTemplate) and not error.problems and error.position is not None:
-        return (FieldProblem(f"position {error.position}", error.message, error.code),)
     if isinstance(error, StepError) and error.path:
         return (FieldProblem(error.path, error.message, error.code),)
     return error.problems if isinstance(error, InvalidInput) else ()
+
+
+def _position(error: OrdinautError) -> object:
+    if isinstance(error, InvalidTemplate):
+        return error.position
+    return error.details.get("position") if isinstance(error, StepError) else None
 
 
 def _headers(error: OrdinautError) -> dict[str, str]:
@@ -147,10 +173,7 @@ async def _validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     # The first part of a place says only "body" or "query".
     problems = field_problems(error.errors(), skip=1)
-    fields = ", ".join(dict.fromkeys(p.path or "the body" for p in problems))
-    return problem(
-        request, 422, code="invalid_input", detail=f"not acceptable: {fields}", errors=problems
-    )
+    return problem(request, 422, code="invalid_input", detail=summary(problems), errors=problems)
 
 
 async def _http(request: Request, error: Exception) -> Response:

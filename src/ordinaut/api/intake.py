@@ -11,7 +11,7 @@ from uuid import UUID
 from ordinaut.api.checks import PipelineCheck, next_occurrence
 from ordinaut.api.schemas.tasks import ScheduleFields, TaskIn
 from ordinaut.engine.calendar import Calendar
-from ordinaut.errors import FieldProblem, InvalidInput, InvalidSchedule
+from ordinaut.errors import InvalidInput, InvalidSchedule
 from ordinaut.model import Schedule, Task, uuid7
 
 SCHEDULE_FIELDS: Final = frozenset(ScheduleFields.model_fields)
@@ -70,20 +70,18 @@ def plan(
 
     Raises :class:`InvalidInput` with every problem of schedule and pipeline at once.
     """
-    problems: list[FieldProblem] = []
     following: datetime | None = None
+    errors: list[InvalidInput] = []
     try:
         following = first_occurrence(task, calendars=calendars, after=now)
     except InvalidInput as error:
-        problems += error.problems or (FieldProblem("schedule_expr", error.message, error.code),)
-        message = error.message
+        errors.append(error)
     try:
         check(task.payload)
     except InvalidInput as error:
-        problems += error.problems or (FieldProblem("payload", error.message, error.code),)
-        message = error.message if len(problems) == len(error.problems) else "not acceptable"
-    if problems:
-        raise InvalidInput(message, problems=tuple(problems))
+        errors.append(error)
+    if errors:
+        raise _together(errors)
     return replace(task, next_run_at=following)
 
 
@@ -102,3 +100,10 @@ def _never(task: Task, after: datetime) -> str:
     if task.schedule.kind == "once":
         return f"{task.schedule.expr} is in the past: it is {moment}"
     return f"nothing follows after {moment}"
+
+
+def _together(errors: list[InvalidInput]) -> InvalidInput:
+    if len(errors) == 1:
+        return errors[0]
+    message = "; ".join(error.message for error in errors)
+    return InvalidInput(message, problems=tuple(p for e in errors for p in e.problems))

@@ -219,9 +219,9 @@ async def revoke_family(tx: Tx, family: UUID, *, now: datetime) -> None:
     await tx.execute(SQL["revoke_family"], {"family": family, "now": now})
 
 
-async def revoke_refresh(tx: Tx, hashed: bytes, *, now: datetime) -> None:
-    """End the family of a refresh token; one that nobody ever got is no error (RFC 7009)."""
-    await tx.execute(SQL["revoke_refresh"], {"digest": hashed, "now": now})
+async def revoke_refresh(tx: Tx, hashed: bytes, *, owner: UUID | None, now: datetime) -> None:
+    """End the family of a refresh token; one that ``owner`` never got is no error (RFC 7009)."""
+    await tx.execute(SQL["revoke_refresh"], {"digest": hashed, "owner": owner, "now": now})
 
 
 async def revoke_access(tx: Tx, jti: UUID, *, expires_at: datetime) -> None:

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator
 
 import httpx2
+import psycopg
 import pytest
 from fastapi import FastAPI
 
-from ordinaut.api.main import create_app
+from calling import NOW, AgentOf, ClientOf, Member, client_to, make_agent, settings_of, started
 from ordinaut.clock import TravelClock
 from ordinaut.config import Settings
-from ordinaut.store import agents
+from ordinaut.devserver.postgres import EmbeddedPostgres
 from ordinaut.store.database import Database
-
-NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
-
-ClientOf = Callable[..., Awaitable[httpx2.AsyncClient]]
 
 
 @pytest.fixture
@@ -31,70 +26,71 @@ def clock() -> TravelClock:
 @pytest.fixture
 def settings(database_url: str) -> Settings:
     """Settings of an API on this test's database."""
-    return Settings(
-        database_url=database_url,
-        redis_url="redis://127.0.0.1:1/0",
-        secret="not a secret, but long enough for HS256",
-        database_pool_size=4,
-    )
+    return settings_of(database_url)
 
 
 @pytest.fixture
 async def app(settings: Settings, clock: TravelClock) -> AsyncIterator[FastAPI]:
     """The application, started."""
-    made = create_app(settings, clock=clock)
-    async with made.router.lifespan_context(made):
+    async with started(settings, clock) as made:
         yield made
 
 
 @pytest.fixture
-async def client_of(app: FastAPI) -> AsyncIterator[Callable[[str], httpx2.AsyncClient]]:
-    """Makes a client that carries a credential."""
+async def client_of(app: FastAPI) -> AsyncIterator[ClientOf]:
+    """Makes clients of the application."""
     opened: list[httpx2.AsyncClient] = []
 
     def make(credential: str = "") -> httpx2.AsyncClient:
-        client = httpx2.AsyncClient(
-            transport=httpx2.ASGITransport(app=app),
-            base_url="http://test",
-            headers={"Authorization": f"Bearer {credential}"} if credential else {},
-        )
-        opened.append(client)
-        return client
+        opened.append(client_to(app, credential))
+        return opened[-1]
 
     yield make
     for client in opened:
         await client.aclose()
 
 
-@dataclass(frozen=True)
-class Member:
-    """An agent of a test with its key and a client."""
-
-    id: str
-    key: str
-    client: httpx2.AsyncClient
-
-
 @pytest.fixture
-def agent(
-    db: Database, settings: Settings, client_of: Callable[[str], httpx2.AsyncClient]
-) -> Callable[..., Awaitable[Member]]:
+def agent(db: Database, settings: Settings, client_of: ClientOf) -> AgentOf:
     """Makes agents with given scopes."""
 
     async def make(*scopes: str, name: str = "") -> Member:
-        async with db.transaction() as tx:
-            made = await agents.insert(
-                tx, name=name or f"agent {secrets.token_hex(4)}", scopes=scopes
-            )
-            pepper = agents.pepper(settings)
-            _, key = await agents.add_key(tx, made.id, name="test", pepper=pepper)
-        return Member(str(made.id), key, client_of(key))
+        agent_id, key = await make_agent(db, settings, *scopes, name=name)
+        return Member(agent_id, key, client_of(key))
 
     return make
 
 
 @pytest.fixture
-async def admin(agent: Callable[..., Awaitable[Member]]) -> httpx2.AsyncClient:
+async def admin(agent: AgentOf) -> httpx2.AsyncClient:
     """A client that may do everything."""
-    member = await agent("admin", name="admin")
-    return member.client
+    return (await agent("admin", name="admin")).client
+
+
+@pytest.fixture(scope="module")
+async def shared_url(
+    postgres_server: EmbeddedPostgres, template_database: str
+) -> AsyncIterator[str]:
+    """One database for all tests of a module that leave nothing behind."""
+    name = f"shared_{secrets.token_hex(4)}"
+    admin = postgres_server.url_of("postgres")
+    async with await psycopg.AsyncConnection.connect(admin, autocommit=True) as connection:
+        await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template_database}")
+        yield postgres_server.url_of(name)
+        await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+async def shared_db(shared_url: str) -> AsyncIterator[Database]:
+    """The pool to the module's database."""
+    async with Database(shared_url) as database:
+        yield database
+
+
+@pytest.fixture(scope="module")
+async def shared_admin(shared_url: str, shared_db: Database) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client that may do everything in the module's database."""
+    settings = settings_of(shared_url)
+    _, key = await make_agent(shared_db, settings, "admin", name="admin")
+    async with started(settings, TravelClock(NOW)) as app, client_to(app, key) as client:
+        yield client

@@ -34,7 +34,8 @@ async def refresh(body: RefreshExchange, parts: Parts, request: Request) -> Toke
 @routes.post("/revoke", status_code=status.HTTP_204_NO_CONTENT)
 async def revoke(body: Revocation, work: Anyone) -> None:
     """End an access token, or a refresh token with all that was made from it."""
-    await work.parts.auth.revoke(body.token, origin=work.actor)
+    owner = None if work.agent.may("admin") else work.agent.id
+    await work.parts.auth.revoke(body.token, owner=owner, origin=work.actor)
 
 
 @routes.get("/me")

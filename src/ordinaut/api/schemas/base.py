@@ -96,7 +96,10 @@ class FieldError(Answer):
 
 
 class Problem(Answer):
-    """Why a request was refused (RFC 9457)."""
+    """Why a request was refused (RFC 9457).
+
+    ``position`` is the place in a template or condition that could not be evaluated.
+    """
 
     type: str
     title: str
@@ -105,3 +108,4 @@ class Problem(Answer):
     instance: str
     code: str
     errors: list[FieldError] = Field(default_factory=list)
+    position: int | None = None

@@ -120,8 +120,8 @@ UPDATE refresh_token SET revoked_at = %(now)s WHERE family = %(family)s AND revo
 UPDATE refresh_token
    SET revoked_at = %(now)s
  WHERE family = (SELECT family FROM refresh_token WHERE digest = %(digest)s)
-   AND revoked_at IS NULL
-RETURNING agent_id;
+   AND (%(owner)s::uuid IS NULL OR agent_id = %(owner)s)
+   AND revoked_at IS NULL;
 
 -- name: revoke_access
 INSERT INTO revoked_token (jti, expires_at)
