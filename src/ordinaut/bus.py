@@ -68,13 +68,14 @@ class Bus:
     """A connection pool to Redis; opened and closed by ``async with``."""
 
     def __init__(self, url: str) -> None:
-        self._client = _client(url)
+        self._client, *self._watchers = _clients(url)
 
     async def __aenter__(self) -> Bus:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._client.aclose()
+        for client in (self._client, *self._watchers):
+            await client.aclose()
 
     async def ping(self) -> None:
         """Raise :class:`Unavailable` when the server does not answer."""
@@ -220,7 +221,8 @@ def _add(pipe: Any, entries: Sequence[Entry], limit: int) -> Any:
     return pipe
 
 
-def _client(url: str) -> Any:  # redis-py's three clients share their commands but no base class
+def _clients(url: str) -> list[Any]:  # redis-py's clients share their commands but no base class
+    """Return the client of an address, then those that must be closed with it."""
     options: dict[str, Any] = {
         "decode_responses": True,
         "socket_connect_timeout": CONNECT_TIMEOUT,
@@ -231,9 +233,9 @@ def _client(url: str) -> Any:  # redis-py's three clients share their commands b
     parts = urlsplit(url)
     match parts.scheme:
         case "redis" | "rediss" | "unix":
-            return Redis.from_url(url, retry=Retry(NoBackoff(), 1), **options)
+            return [Redis.from_url(url, retry=Retry(NoBackoff(), 1), **options)]
         case "redis+cluster":
-            return RedisCluster.from_url("redis" + url.removeprefix("redis+cluster"), **options)
+            return [RedisCluster.from_url("redis" + url.removeprefix("redis+cluster"), **options)]
         case "redis+sentinel":
             return _behind_sentinel(parts, options)
     raise InvalidInput.at(
@@ -243,7 +245,7 @@ def _client(url: str) -> Any:  # redis-py's three clients share their commands b
     )
 
 
-def _behind_sentinel(parts: SplitResult, options: dict[str, Any]) -> Any:
+def _behind_sentinel(parts: SplitResult, options: dict[str, Any]) -> list[Any]:
     service, _, database = parts.path.strip("/").partition("/")
     if not service:
         raise InvalidInput.at(
@@ -254,7 +256,7 @@ def _behind_sentinel(parts: SplitResult, options: dict[str, Any]) -> Any:
         [_address(host) for host in hosts],
         sentinel_kwargs={"socket_connect_timeout": CONNECT_TIMEOUT},
     )
-    return sentinel.master_for(
+    master = sentinel.master_for(
         service,
         db=int(database or 0),
         username=unquote(parts.username) if parts.username else None,
@@ -262,6 +264,7 @@ def _behind_sentinel(parts: SplitResult, options: dict[str, Any]) -> Any:
         retry=Retry(NoBackoff(), 1),
         **options,
     )
+    return [master, *sentinel.sentinels]
 
 
 def _address(host: str) -> tuple[str, int]:
