@@ -16,7 +16,6 @@ learns of the new one too late. Callers wait and come again.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -198,21 +197,11 @@ class Bus:
 
 @asynccontextmanager
 async def _reaching() -> AsyncIterator[None]:
-    cancellations = _cancellations()
     try:
         with cancellation.heeded():
             yield
     except (RedisError, OSError) as error:
         raise Unavailable(f"Redis: {error}") from error
-    # redis-py sends under asyncio.wait_for, which on Python 3.11 loses a cancellation that
-    # comes in the moment in which the sending ends.
-    if _cancellations() > cancellations:
-        raise asyncio.CancelledError
-
-
-def _cancellations() -> int:
-    task = asyncio.current_task()
-    return task.cancelling() if task else 0
 
 
 def _add(pipe: Any, entries: Sequence[Entry], limit: int) -> Any:

@@ -22,6 +22,8 @@ from psycopg.rows import TupleRow
 from psycopg.types.json import set_json_dumps, set_json_loads
 from psycopg_pool import AsyncConnectionPool
 
+from ordinaut import cancellation
+
 Tx: TypeAlias = AsyncConnection[TupleRow]
 
 PREPARE_AFTER = 3  # executions; the hot statements are few and repeat for ever
@@ -124,11 +126,13 @@ class Database:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Tx]:
         """Lend a connection in autocommit: for a single statement that is its own transaction."""
-        async with self._pool.connection() as connection:
-            yield connection
+        with cancellation.heeded():
+            async with self._pool.connection() as connection:
+                yield connection
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Tx]:
         """Lend a connection inside a transaction; an exception rolls it back."""
-        async with self._pool.connection() as connection, connection.transaction():
-            yield connection
+        with cancellation.heeded():
+            async with self._pool.connection() as connection, connection.transaction():
+                yield connection
