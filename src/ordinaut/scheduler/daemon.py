@@ -16,28 +16,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
+import socket
 from contextlib import AsyncExitStack, suppress
 from contextvars import copy_context
+from importlib import metadata
 
 import psycopg
 
 from ordinaut.bus import Bus
 from ordinaut.clock import Clock, SystemClock
 from ordinaut.config import Settings
+from ordinaut.health import HealthServer
 from ordinaut.model import Json, uuid7
 from ordinaut.scheduler import janitor
 from ordinaut.scheduler.calendars import Calendars
-from ordinaut.scheduler.health import HealthServer
 from ordinaut.scheduler.janitor import HOLDING, Holding
 from ordinaut.scheduler.leader import Leadership
 from ordinaut.scheduler.loops import Loops
 from ordinaut.scheduler.metronome import Housekeeping, Metronome
 from ordinaut.scheduler.spine import Relay
 from ordinaut.scheduler.tick import tick
-from ordinaut.store import journal, processes, pulse, queue, schedules
+from ordinaut.store import journal, pulse, queue, schedules, workers
 from ordinaut.store.database import Database
-from ordinaut.store.processes import State
+from ordinaut.store.workers import State
 from ordinaut.telemetry import logger
 
 POOL_SIZE = 6  # tick, relay, report, two duties, and a job of the leader
@@ -94,9 +97,9 @@ class Scheduler:
         await enter(self._bus)
         self._stack.push_async_callback(self._farewell)
         await enter(self._metronome)
-        await enter(
-            HealthServer(self._settings.host, self._settings.scheduler_health_port, self.report)
-        )
+        if port := self._settings.scheduler_health_port:
+            host = self._settings.host
+            await enter(HealthServer(host=host, port=port, check=self.health))
         loops = {
             "tick": self.tick_once,
             "listen": self._listen,
@@ -111,11 +114,12 @@ class Scheduler:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    def report(self) -> tuple[bool, Json]:
+    def health(self) -> tuple[bool, dict[str, Json]]:
         """Tell whether this scheduler ticks, and which duties it has."""
         well = self._clock.monotonic() - self._ticked < WELL_WITHIN
         duties = [lead.duty for lead in (self._leading, self._relaying) if lead.epoch is not None]
-        return well, {"id": str(self.id), "duties": duties}
+        status = "running" if well else "unhealthy"
+        return well, {"status": status, "id": str(self.id), "duties": duties}
 
     async def tick_once(self) -> None:
         """Wait until something may be due, and tick."""
@@ -207,8 +211,15 @@ class Scheduler:
 
     async def _say(self, state: State) -> None:
         async with self._db.connection() as tx:
-            await processes.report(
-                tx, id=self.id, kind="scheduler", state=state, details=self.report()[1]
+            await workers.report(
+                tx,
+                self.id,
+                kind="scheduler",
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                version=metadata.version("ordinaut"),
+                state=state,
+                details=self.health()[1],
             )
 
     async def _farewell(self) -> None:

@@ -12,6 +12,7 @@ from ordinaut.errors import Unavailable
 from ordinaut.telemetry import logger
 
 FIRST_PAUSE = 0.1  # seconds after a fault; each further one in a row doubles it
+CANCEL_AGAIN = 0.3  # seconds
 LONGEST_PAUSE = 2.0  # seconds: a server that comes back is not left waiting
 
 # What a server that is away looks like: worth one line, not a traceback a second.
@@ -57,9 +58,12 @@ class Loops:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        pending = set(self._tasks)
+        while pending:
+            for task in pending:
+                task.cancel()
+            # Before Python 3.12 asyncio.wait_for may swallow a cancellation: then once more.
+            pending = (await asyncio.wait(pending, timeout=CANCEL_AGAIN))[1]
 
 
 def _report(name: str, error: Exception, *, first: bool) -> None:

@@ -12,17 +12,27 @@ from ordinaut.store.results import encode
 
 SQL = Queries("workers")
 
+Kind: TypeAlias = Literal["worker", "scheduler", "api"]
 State: TypeAlias = Literal["running", "draining", "stopped"]
 
 
 async def report(
-    tx: Tx, worker_id: UUID, *, host: str, pid: int, version: str, state: State, details: Json
+    tx: Tx,
+    worker_id: UUID,
+    *,
+    host: str,
+    pid: int,
+    version: str,
+    state: State,
+    details: Json,
+    kind: Kind = "worker",
 ) -> datetime:
-    """Write down that a worker lives and how it fares; return the database's time."""
+    """Write down that a process lives and how it fares; return the database's time."""
     cursor = await tx.execute(
         SQL["report"],
         {
             "id": worker_id,
+            "kind": kind,
             "host": host,
             "pid": pid,
             "version": version,

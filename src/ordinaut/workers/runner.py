@@ -29,6 +29,7 @@ import psycopg
 
 from ordinaut.config import Settings
 from ordinaut.engine.registry import ToolRegistry
+from ordinaut.health import HealthServer
 from ordinaut.model import Json, uuid7
 from ordinaut.plugins.host import ExtensionHost
 from ordinaut.store import queue
@@ -37,7 +38,6 @@ from ordinaut.telemetry import logger
 from ordinaut.workers.buffer import Buffer
 from ordinaut.workers.clock import DatabaseClock
 from ordinaut.workers.execution import Execution
-from ordinaut.workers.health import HealthServer
 from ordinaut.workers.heartbeat import Heartbeat
 from ordinaut.workers.leaser import Leaser
 from ordinaut.workers.line import BY_INDEX, ROW_BY_ROW, Line
@@ -47,6 +47,7 @@ from ordinaut.workers.settler import Settler
 from ordinaut.workers.slots import GRACE, Slots
 
 LAST_FLUSH = 10.0  # seconds for the last flush and release when the database does not answer
+SETTLERS = 2  # connections; while one waits for its commit, the other executes
 STALE = 30.0  # seconds without an answer of the database after which a worker is not healthy
 
 T = TypeVar("T")
@@ -64,7 +65,11 @@ class Worker:
         clock = DatabaseClock()
         self._lines: list[Line] = []
         self._buffer = Buffer()
-        self._settler = Settler(self._line("settler", ROW_BY_ROW), worker_id=self.id, clock=clock)
+        self._settler = Settler(
+            [self._line("settler", ROW_BY_ROW) for _ in range(SETTLERS)],
+            worker_id=self.id,
+            clock=clock,
+        )
         self._slots = Slots(
             settings.worker_concurrency,
             buffer=self._buffer,

@@ -1,0 +1,121 @@
+"""The scheduler as a whole: it wakes when it must, relays, and says how it is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from ordinaut.clock import SystemClock
+from ordinaut.config import Settings
+from ordinaut.model import Event
+from ordinaut.scheduler.daemon import Scheduler
+from ordinaut.store import journal, schedules
+from ordinaut.store.database import Database
+from relaying import Reader
+from ticking import add_task, rows
+
+SECRET = "s" * 40
+
+
+@asynccontextmanager
+async def scheduler(database_url: str, redis_url: str, **settings: str) -> AsyncIterator[Scheduler]:
+    configured = Settings(database_url=database_url, redis_url=redis_url, secret=SECRET, **settings)
+    async with Scheduler(configured, SystemClock()) as running:
+        async with asyncio.timeout(10):
+            while not running.health()[0]:  # noqa: ASYNC110  it is well after its first tick
+                await asyncio.sleep(0.01)
+        yield running
+
+
+async def lateness(db: Database, task: UUID) -> timedelta:
+    """Wait for the first run of a task and return how late it was enqueued."""
+    async with asyncio.timeout(10):
+        while True:
+            found = await rows(
+                db, "SELECT created_at - scheduled_for FROM due_work WHERE task_id = %s", task
+            )
+            if found:
+                return found[0][0]
+            await asyncio.sleep(0.02)
+
+
+async def test_an_occurrence_is_enqueued_when_its_time_comes(
+    db: Database, database_url: str, redis_url: str
+):
+    async with scheduler(database_url, redis_url):
+        at = datetime.now(UTC) + timedelta(seconds=1.35)
+        task = await add_task(db, "once", at.isoformat(), born=at - timedelta(seconds=2))
+
+        late = await lateness(db, task)
+
+    # The clock strikes each second anyway; only a scheduler that knows the instant is so quick.
+    assert timedelta() <= late < timedelta(seconds=0.25)
+
+
+async def test_a_hint_wakes_a_sleeping_scheduler(db: Database, database_url: str, redis_url: str):
+    async with scheduler(database_url, redis_url):
+        lates = []
+        for _ in range(3):
+            at = datetime.now(UTC) + timedelta(seconds=0.05)
+            task = await add_task(db, "once", at.isoformat(), born=at - timedelta(seconds=2))
+            async with db.connection() as tx:
+                await schedules.hint(tx)
+            lates.append(await lateness(db, task))
+
+    assert sum(lates, timedelta()) / 3 < timedelta(seconds=0.25)
+
+
+async def test_without_a_hint_it_looks_at_least_each_second(
+    db: Database, database_url: str, redis_url: str
+):
+    async with scheduler(database_url, redis_url):
+        at = datetime.now(UTC)
+        task = await add_task(db, "once", at.isoformat(), born=at - timedelta(seconds=1))
+        assert await lateness(db, task) < timedelta(seconds=2)
+
+
+async def test_events_are_relayed_within_a_moment(db: Database, database_url: str, redis_url: str):
+    async with scheduler(database_url, redis_url), Reader(redis_url) as reader:
+        for number in range(1, 4):
+            async with db.transaction() as tx:
+                await journal.emit(tx, [Event("test.made", {"n": number})])
+                await journal.hint(tx)
+            await reader.has([number], within=5)
+
+
+async def test_without_redis_it_ticks_all_the_same(db: Database, database_url: str):
+    async with scheduler(database_url, "redis://127.0.0.1:1/0"):
+        at = datetime.now(UTC)
+        task = await add_task(db, "once", at.isoformat(), born=at - timedelta(seconds=1))
+        assert await lateness(db, task) < timedelta(seconds=2)
+
+
+async def test_two_schedulers_share_the_duties_and_both_tick(
+    db: Database, database_url: str, redis_url: str
+):
+    async with (
+        scheduler(database_url, redis_url) as one,
+        scheduler(database_url, redis_url) as other,
+    ):
+        async with asyncio.timeout(10):
+            while len(duties := one.health()[1]["duties"] + other.health()[1]["duties"]) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert sorted(duties) == ["housekeeping", "relay"]
+        assert one.health()[0]
+        assert other.health()[0]
+
+    assert await rows(db, "SELECT state, count(*) FROM worker GROUP BY 1") == [("stopped", 2)]
+
+
+async def test_a_scheduler_that_does_not_tick_says_that_it_is_not_well(
+    database_url: str, redis_url: str
+):
+    settings = Settings(database_url=database_url, redis_url=redis_url, secret=SECRET)
+    sleeping = Scheduler(settings, SystemClock())
+
+    well, said = sleeping.health()
+    assert not well
+    assert said["status"] == "unhealthy"
