@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from uuid import UUID
 
 from ordinaut.engine.calendar import Calendar, parse_calendar
-from ordinaut.store import schedules
+from ordinaut.store import calendars
 from ordinaut.store.database import Tx
 
 
@@ -22,7 +22,7 @@ class Calendars:
         if not wanted:
             return {}
         known = {name: self._known[name][:2] if name in self._known else None for name in wanted}
-        found = await schedules.calendars(tx, known)
+        found = await calendars.changed(tx, known)
         for name, id, version, definition in found:
             if definition is not None:
                 self._known[name] = (id, version, parse_calendar(name, definition))

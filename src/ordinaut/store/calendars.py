@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -36,6 +36,23 @@ async def named(tx: Tx, names: Iterable[str]) -> dict[str, Calendar]:
         return {}
     cursor = await tx.execute(SQL["definitions"], {"names": wanted})
     return {name: parse_calendar(name, said) for name, said in await cursor.fetchall()}
+
+
+async def changed(
+    tx: Tx, known: Mapping[str, tuple[UUID, int] | None]
+) -> list[tuple[str, UUID, int, Json]]:
+    """Return name, id, version and definition of those of the calendars that exist.
+
+    The definition is None where the id and version in ``known`` are the present ones.
+    """
+    places = [place or (None, None) for place in known.values()]
+    values = {
+        "names": list(known),
+        "ids": [place[0] for place in places],
+        "versions": [place[1] for place in places],
+    }
+    cursor = await tx.execute(SQL["changed"], values)
+    return [(name, id, version, said) for name, id, version, said in await cursor.fetchall()]
 
 
 async def page(tx: Tx, *, limit: int, before: UUID | None = None) -> list[CalendarRecord]:

@@ -17,7 +17,7 @@ from importlib import metadata
 from typing import Any
 from uuid import UUID
 
-from ordinaut.model import Catchup, Json, Overlap, Schedule, TaskStatus
+from ordinaut.model import Catchup, Overlap, Schedule, TaskStatus
 from ordinaut.store import ledger
 from ordinaut.store.database import Queries, Tx
 from ordinaut.store.ledger import Skipped
@@ -163,25 +163,6 @@ async def load(tx: Tx, ids: Sequence[UUID]) -> list[Timed]:
     """Return what decides when these tasks fire."""
     cursor = await tx.execute(SQL["load"], {"ids": array(ids)})
     return [_timed(row) for row in await cursor.fetchall()]
-
-
-async def calendars(
-    tx: Tx, known: Mapping[str, tuple[UUID, int] | None]
-) -> list[tuple[str, UUID, int, Json]]:
-    """Return name, id, version and definition of calendars that exist.
-
-    The definition is None where the id and version in ``known`` are the present ones.
-    """
-    places = [place or (None, None) for place in known.values()]
-    values = {
-        "names": list(known),
-        "ids": [place[0] for place in places],
-        "versions": [place[1] for place in places],
-    }
-    cursor = await tx.execute(SQL["calendars"], values)
-    return [
-        (name, id, version, definition) for name, id, version, definition in await cursor.fetchall()
-    ]
 
 
 async def pauses(tx: Tx, ids: Sequence[UUID]) -> dict[UUID, list[Pause]]:

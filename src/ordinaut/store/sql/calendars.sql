@@ -2,6 +2,15 @@
 -- What those of the calendars say that exist.
 SELECT name, definition FROM calendar WHERE name = ANY(%(names)s);
 
+-- name: changed
+-- The calendars that tasks exclude; the definition only where the one that is known is old.
+SELECT c.name, c.id, c.version,
+       CASE WHEN (c.id, c.version) IS DISTINCT FROM (known.id, known.version)
+            THEN c.definition END
+  FROM unnest(%(names)s::text[], %(ids)s::uuid[], %(versions)s::integer[])
+       AS known (name, id, version)
+  JOIN calendar AS c USING (name);
+
 -- name: page
 SELECT id, name, definition, version, created_by, created_at, updated_at
   FROM calendar

@@ -67,15 +67,6 @@ SELECT t.id, t.version, t.status = 'active' AND t.deleted_at IS NULL,
   FROM schedule AS s JOIN task AS t ON t.id = s.task_id
  WHERE s.task_id = ANY(%(ids)s::uuid[]);
 
--- name: calendars
--- The calendars that tasks exclude; the definition only where the one that is known is old.
-SELECT c.name, c.id, c.version,
-       CASE WHEN (c.id, c.version) IS DISTINCT FROM (known.id, known.version)
-            THEN c.definition END
-  FROM unnest(%(names)s::text[], %(ids)s::uuid[], %(versions)s::integer[])
-       AS known (name, id, version)
-  JOIN calendar AS c USING (name);
-
 -- name: pauses
 -- The pauses that ended after their tasks' undecided time began.
 SELECT p.task_id, p.began_at, p.ended_at, p.catchup
