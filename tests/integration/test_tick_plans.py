@@ -57,7 +57,7 @@ async def test_the_next_wake_is_one_look_into_the_index(large: Database):
 
 
 async def test_loading_reads_only_what_was_claimed(large: Database):
-    ids = await rows(large, "SELECT task_id FROM schedule LIMIT 100")
+    ids = await rows(large, "SELECT task_id FROM schedule LIMIT 20")
     literal = "{" + ",".join(str(id) for (id,) in ids) + "}"
     plan = await plan_of(large, schedules.SQL, "load", {"ids": literal})
     assert "Seq Scan" not in plan
