@@ -132,8 +132,8 @@ class Heartbeat:
         for _, job in self._slots.running():
             if not job.announced and job.started_at is not None and job.started_at < before:
                 job.announced = True
-                written = self._settler.note(job.lease, announce=True)
-                written.add_done_callback(_forget)
+                job.announcement = self._settler.note(job.lease, announce=True)
+                job.announcement.add_done_callback(_forget)
 
     async def report(self) -> None:
         """Write the sign of life and follow the database's clock."""

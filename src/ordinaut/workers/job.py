@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import Future
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,7 +25,8 @@ class Plan:
 class Job:
     """A lease with all that its execution needs; ``plan`` may be the reason why there is none.
 
-    ``announced`` says that ``run.started`` is written, or on its way.
+    ``announced`` says that ``run.started`` is written, or on its way; ``announcement`` is that
+    way, which must come to its end before the run does.
     """
 
     lease: Lease
@@ -32,6 +34,7 @@ class Job:
     done: Sequence[StepRecord] = ()
     started_at: datetime | None = None
     announced: bool = False
+    announcement: Future[None] | None = None
 
     @property
     def is_plain(self) -> bool:

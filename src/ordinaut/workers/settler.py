@@ -1,7 +1,8 @@
 """Writes down what became of runs, many of them at a time.
 
-One flush is under way at any moment. What ends meanwhile is in the next one, so batches grow by
-themselves under load, and a quiet worker writes at once. ::
+Each of two connections has one flush under way, so that one executes while the other waits for
+its commit. What ends meanwhile is in the next flush: batches grow by themselves under load, and a
+quiet worker writes at once. ::
 
     end, park, checkpoint ──► pending ──► store ──► ours: done
                                 │          │        not ours: the lease was lost
@@ -13,7 +14,8 @@ themselves under load, and a quiet worker writes at once. ::
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeAlias
@@ -56,7 +58,7 @@ class Note:
 Item: TypeAlias = Ended | Parked | Note
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Batch:
     """What one flush writes."""
 
@@ -88,17 +90,16 @@ class Batch:
 
 
 class Settler:
-    """Owns the connection on which runs are settled."""
+    """Owns the connections on which runs are settled."""
 
-    def __init__(self, line: Line, *, worker_id: UUID, clock: Clock) -> None:
+    def __init__(self, lines: Sequence[Line], *, worker_id: UUID, clock: Clock) -> None:
         self.settled: Callable[[], None] = lambda: None  # called after each flush
-        self._line = line
+        self._lines = lines
         self._worker_id = worker_id
         self._clock = clock
         self._pending = Batch()
-        self._writing = Batch()
-        self._asleep = True
-        self._some = asyncio.Event()
+        self._writing: list[Batch] = []
+        self._asleep: deque[asyncio.Event] = deque()
         self._written = asyncio.Event()
 
     def settle(self, result: Ended | Parked) -> None:
@@ -108,7 +109,7 @@ class Settler:
         else:
             self._pending.parked.append(result)
         if self._asleep:
-            self._some.set()
+            self._asleep.popleft().set()
 
     def note(
         self, lease: Lease, records: tuple[StepRecord, ...] = (), *, announce: bool
@@ -122,7 +123,8 @@ class Settler:
         steps = encode_steps(records)
         checkpoint = Checkpoint(lease=lease, steps=steps, announce=announce)
         self._pending.notes.append(Note(checkpoint, records, written))
-        self._some.set()
+        if self._asleep:
+            self._asleep.popleft().set()
         return written
 
     @property
@@ -144,23 +146,29 @@ class Settler:
 
     def leases(self) -> list[Lease]:
         """Return the leases of all that is not written yet."""
-        return [*self._writing.leases(), *self._pending.leases()]
+        batches = (*self._writing, self._pending)
+        return [lease for batch in batches for lease in batch.leases()]
 
     async def run(self) -> None:
-        """Flush for ever."""
-        while True:
-            while self._pending:
-                self._asleep = False
-                await self.run_once()
-            self._asleep = True
-            self._some.clear()
-            await self._some.wait()
+        """Flush for ever, on each connection one batch at a time."""
+        async with asyncio.TaskGroup() as group:
+            for line in self._lines:
+                group.create_task(self._flush(line))
 
-    async def run_once(self) -> None:
+    async def _flush(self, line: Line) -> None:
+        while True:
+            if not self._pending:
+                some = asyncio.Event()
+                self._asleep.append(some)
+                await some.wait()
+            await self.run_once(line)
+
+    async def run_once(self, line: Line) -> None:
         """Flush once what is pending."""
-        self._writing = self._take()
-        await self._write(self._writing)
-        self._writing = Batch()
+        batch = self._take()
+        self._writing.append(batch)
+        await self._write(line, batch)
+        self._writing.remove(batch)
         self._written.set()
 
     def _take(self) -> Batch:
@@ -178,27 +186,27 @@ class Settler:
         self._pending = Batch(pending.ended[runs:])
         return Batch(pending.ended[:runs], pending.parked, pending.notes)
 
-    async def _write(self, batch: Batch) -> None:
+    async def _write(self, line: Line, batch: Batch) -> None:
         """Store a batch; when it is refused, store its halves, down to the row that is at fault."""
         try:
-            lost = await self._store_surely(batch)
+            lost = await self._store_surely(line, batch)
         except (psycopg.Error, TypeError, ValueError) as error:
             items = batch.items()
             if len(items) == 1:
-                await self._replace(items[0], error)
+                await self._replace(line, items[0], error)
                 return
             middle = len(items) // 2
-            await self._write(Batch.of(items[:middle]))
-            await self._write(Batch.of(items[middle:]))
+            await self._write(line, Batch.of(items[:middle]))
+            await self._write(line, Batch.of(items[middle:]))
         else:
             self._answer(batch, lost)
 
-    async def _store_surely(self, batch: Batch) -> set[UUID]:
+    async def _store_surely(self, line: Line, batch: Batch) -> set[UUID]:
         """Store a batch however often the connection breaks; return the runs that we had lost."""
         failures = 0
         while True:
             try:
-                tx = await self._line.open()
+                tx = await line.open()
                 if failures:
                     batch = await self._reconcile(tx, batch)
                 return await self._store(tx, batch)
@@ -245,7 +253,7 @@ class Settler:
         self.settled()
         emit("runs.settled", ended=len(batch.ended), parked=len(batch.parked))
 
-    async def _replace(self, item: Item, error: Exception) -> None:
+    async def _replace(self, line: Line, item: Item, error: Exception) -> None:
         """Record as a failure what can not be recorded as it is."""
         text = f"the result can not be stored: {str(error)[:MAX_MESSAGE]}"
         if isinstance(item, Note):
@@ -254,7 +262,7 @@ class Settler:
             return
         log.error("a result was refused", run_id=str(item.lease.id), error=text)
         failure = refused(item, text, at=self._clock.now())
-        self._answer(Batch([failure]), await self._store_surely(Batch([failure])))
+        self._answer(Batch([failure]), await self._store_surely(line, Batch([failure])))
 
 
 def refused(item: Ended | Parked, text: str, *, at: datetime) -> Ended:

@@ -130,7 +130,7 @@ class Slots:
         """Settle runs that shall stop before they have begun."""
         for job in jobs:
             job.announced = True  # it never started
-            self._conclude(self._execution.canceled(job))
+            self._conclude(job, self._execution.canceled(job))
 
     def abandon(self, slot: Slot) -> None:
         """Go on without a run that does not stop."""
@@ -143,7 +143,7 @@ class Slots:
         fresh = Slot(self)
         self._slots[self._slots.index(slot)] = fresh
         slot.job = None
-        self._conclude(self._stopped(job, why))
+        self._conclude(job, self._stopped(job, why))
         self._start(fresh)
 
     def _start(self, slot: Slot) -> None:
@@ -185,9 +185,13 @@ class Slots:
             result = self._execution.crashed(job, error)
         if slot.job is job:  # else it was abandoned, and all is said
             slot.clear()
-            self._conclude(result)
+            self._conclude(job, result)
 
-    def _conclude(self, result: Result | None) -> None:
+    def _conclude(self, job: Job, result: Result | None) -> None:
+        if job.announcement is not None and not job.announcement.done():
+            # The flushes of both may overlap, and the start must not come after the end.
+            job.announcement.add_done_callback(lambda _: self._conclude(job, result))
+            return
         if result is not None:
             self._settler.settle(result)
         if self._leaving:

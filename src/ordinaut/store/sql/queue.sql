@@ -176,7 +176,8 @@ WITH ended AS (
               given.announce AND NOT w.resumed AS fresh,
               to_timestamp(given.started_at) AS started_at,
               to_timestamp(given.finished_at) AS finished_at,
-              given.output::jsonb, given.error::jsonb, given.steps::jsonb
+              given.output::jsonb, given.error::jsonb, given.steps::jsonb,
+              jsonb_build_object('attempt', w.attempt, 'scheduled_for', w.scheduled_for) AS facts
 ), steps AS (
     SELECT run.id AS run_id, run.task_id, run.fresh, one ->> 0 AS step_id,
            (one -> 1)::integer AS item, one ->> 2 AS status, (one -> 3)::integer AS attempt,
@@ -207,24 +208,20 @@ WITH ended AS (
            output = excluded.output, error = excluded.error
 ), noted AS (
     INSERT INTO event (topic, task_id, run_id, data)
-    SELECT 'run.started', task_id, id,
-           jsonb_build_object('attempt', attempt, 'scheduled_for', scheduled_for)
-      FROM ended WHERE announce
+    SELECT 'run.started', task_id, id, facts FROM ended WHERE announce
     UNION ALL
     SELECT 'step.' || status, task_id, run_id,
-           CASE WHEN error IS NULL
-                THEN jsonb_build_object('step_id', step_id, 'item', nullif(item, -1), 'attempt', attempt)
-                ELSE jsonb_build_object('step_id', step_id, 'item', nullif(item, -1), 'attempt', attempt,
-                                        'error', error) END
+           CASE WHEN item < 0 AND error IS NULL
+                THEN jsonb_build_object('step_id', step_id, 'attempt', attempt)
+                ELSE jsonb_strip_nulls(jsonb_build_object(
+                    'step_id', step_id, 'attempt', attempt, 'item', nullif(item, -1),
+                    'error', error)) END
       FROM steps
      WHERE status IN ('succeeded', 'failed', 'skipped')
     UNION ALL
     SELECT 'run.' || status, task_id, id,
-           CASE WHEN error IS NULL
-                THEN jsonb_build_object('status', status, 'attempt', attempt,
-                                        'scheduled_for', scheduled_for)
-                ELSE jsonb_build_object('status', status, 'attempt', attempt,
-                                        'scheduled_for', scheduled_for, 'error', error) END
+           CASE WHEN error IS NULL THEN facts
+                ELSE facts || jsonb_build_object('error', error) END
       FROM ended
 )
 SELECT coalesce(array_agg(id), '{}') FROM ended
@@ -241,14 +238,16 @@ WITH parked AS (
                       - w.priority * 60000,
            locked_by = NULL, locked_until = NULL, resumed = true,
            attempt = w.attempt - (given.wait IS NOT NULL)::integer,
-           wait = given.wait::jsonb, error = given.error::jsonb
+           wait = given.wait::jsonb, error = given.error::jsonb,
+           hears = CASE WHEN given.wait::jsonb @? '$[*] ? (@.kind != "until")' THEN '{}'::text[] END
       FROM unnest(
            %(ids)s::uuid[], %(tokens)s::integer[], %(announce)s::boolean[],
            %(run_ats)s::timestamptz[], %(waits)s::text[], %(errors)s::text[], %(steps)s::text[])
            AS given (id, token, announce, run_at, wait, error, steps)
      WHERE w.id = given.id AND w.lease_token = given.token AND w.locked_by = %(worker_id)s
-    RETURNING w.id, w.task_id, w.scheduled_for, w.attempt, w.run_at, w.wait, w.error,
-              w.cancel_requested, given.announce, false AS fresh, given.steps::jsonb
+    RETURNING w.id, w.task_id, w.run_at, w.wait, w.error,
+              w.cancel_requested, given.announce, false AS fresh, given.steps::jsonb,
+              jsonb_build_object('attempt', w.attempt, 'scheduled_for', w.scheduled_for) AS facts
 ), steps AS (
     SELECT run.id AS run_id, run.task_id, run.fresh, one ->> 0 AS step_id,
            (one -> 1)::integer AS item, one ->> 2 AS status, (one -> 3)::integer AS attempt,
@@ -267,23 +266,19 @@ WITH parked AS (
            output = excluded.output, error = excluded.error
 ), noted AS (
     INSERT INTO event (topic, task_id, run_id, data)
-    SELECT 'run.started', task_id, id,
-           jsonb_build_object('attempt', attempt, 'scheduled_for', scheduled_for)
-      FROM parked WHERE announce
+    SELECT 'run.started', task_id, id, facts FROM parked WHERE announce
     UNION ALL
     SELECT 'step.' || status, task_id, run_id,
-           CASE WHEN error IS NULL
-                THEN jsonb_build_object('step_id', step_id, 'item', nullif(item, -1), 'attempt', attempt)
-                ELSE jsonb_build_object('step_id', step_id, 'item', nullif(item, -1), 'attempt', attempt,
-                                        'error', error) END
+           CASE WHEN item < 0 AND error IS NULL
+                THEN jsonb_build_object('step_id', step_id, 'attempt', attempt)
+                ELSE jsonb_strip_nulls(jsonb_build_object(
+                    'step_id', step_id, 'attempt', attempt, 'item', nullif(item, -1),
+                    'error', error)) END
       FROM steps
      WHERE status IN ('succeeded', 'failed', 'skipped')
     UNION ALL
     SELECT CASE WHEN wait IS NULL THEN 'run.retrying' ELSE 'run.waiting' END, task_id, id,
-           jsonb_build_object('status', CASE WHEN wait IS NULL THEN 'queued' ELSE 'waiting' END,
-                              'attempt', attempt, 'run_at', run_at,
-                              'scheduled_for', scheduled_for, 'error', error)
-      FROM parked
+           facts || jsonb_build_object('run_at', run_at, 'error', error) FROM parked
 )
 SELECT id, cancel_requested FROM parked;
 
@@ -296,8 +291,8 @@ WITH held AS (
       FROM unnest(%(ids)s::uuid[], %(tokens)s::integer[], %(announce)s::boolean[],
                   %(steps)s::text[]) AS given (id, token, announce, steps)
      WHERE w.id = given.id AND w.lease_token = given.token AND w.locked_by = %(worker_id)s
-    RETURNING w.id, w.task_id, w.scheduled_for, w.attempt, given.announce, false AS fresh,
-              given.steps::jsonb
+    RETURNING w.id, w.task_id, given.announce, false AS fresh, given.steps::jsonb,
+              jsonb_build_object('attempt', w.attempt, 'scheduled_for', w.scheduled_for) AS facts
 ), steps AS (
     SELECT run.id AS run_id, run.task_id, run.fresh, one ->> 0 AS step_id,
            (one -> 1)::integer AS item, one ->> 2 AS status, (one -> 3)::integer AS attempt,
@@ -316,15 +311,14 @@ WITH held AS (
            output = excluded.output, error = excluded.error
 ), noted AS (
     INSERT INTO event (topic, task_id, run_id, data)
-    SELECT 'run.started', task_id, id,
-           jsonb_build_object('attempt', attempt, 'scheduled_for', scheduled_for)
-      FROM held WHERE announce
+    SELECT 'run.started', task_id, id, facts FROM held WHERE announce
     UNION ALL
     SELECT 'step.' || status, task_id, run_id,
-           CASE WHEN error IS NULL
-                THEN jsonb_build_object('step_id', step_id, 'item', nullif(item, -1), 'attempt', attempt)
-                ELSE jsonb_build_object('step_id', step_id, 'item', nullif(item, -1), 'attempt', attempt,
-                                        'error', error) END
+           CASE WHEN item < 0 AND error IS NULL
+                THEN jsonb_build_object('step_id', step_id, 'attempt', attempt)
+                ELSE jsonb_strip_nulls(jsonb_build_object(
+                    'step_id', step_id, 'attempt', attempt, 'item', nullif(item, -1),
+                    'error', error)) END
       FROM steps
      WHERE status IN ('succeeded', 'failed', 'skipped')
 )
@@ -396,8 +390,8 @@ WITH gone AS (
       FROM again
     UNION ALL
     SELECT coalesce(%(now)s, now()), 'run.' || status, task_id, id,
-           jsonb_build_object('status', status, 'attempt', attempt,
-                              'scheduled_for', scheduled_for, 'error', reason)
+           jsonb_build_object('attempt', attempt, 'scheduled_for', scheduled_for,
+                              'error', reason)
       FROM buried
 )
 SELECT (SELECT count(*) FROM again), (SELECT count(*) FROM buried);
@@ -429,8 +423,7 @@ WITH target AS (
 ), noted AS (
     INSERT INTO event (occurred_at, topic, task_id, run_id, data)
     SELECT coalesce(%(now)s, now()), 'run.canceled', task_id, id,
-           jsonb_build_object('status', 'canceled', 'attempt', attempt,
-                              'scheduled_for', scheduled_for,
+           jsonb_build_object('attempt', attempt, 'scheduled_for', scheduled_for,
                               'error', jsonb_build_object('code', 'canceled',
                                                           'message', %(reason)s::text))
       FROM ended
@@ -439,7 +432,8 @@ SELECT id, true FROM ended UNION ALL SELECT id, false FROM asked;
 
 -- name: redrive
 -- Queue a run again that ended badly. Its checkpoints stay, its token goes on; failures that
--- nothing handled are forgotten, so that they are tried as often as the first time.
+-- nothing handled are forgotten, so that they are tried as often as the first time, and so are
+-- questions without an answer and rejections, so that they are asked anew.
 WITH old AS (
     DELETE FROM task_run
      WHERE id = %(run_id)s AND status IN ('failed', 'dead', 'canceled')
@@ -460,8 +454,9 @@ WITH old AS (
     DELETE FROM step_run
      USING made
      WHERE run_id = made.id
-       AND (step_run.status = 'running'
-            OR step_run.status = 'failed' AND step_run.error -> 'handled' IS DISTINCT FROM 'true')
+       AND (step_run.status IN ('running', 'waiting')
+            OR step_run.status = 'failed' AND step_run.error -> 'handled' IS DISTINCT FROM 'true'
+            OR step_run.uses = '' AND step_run.output -> 'approved' = 'false')
 ), noted AS (
     INSERT INTO event (occurred_at, topic, task_id, run_id, data)
     SELECT coalesce(%(now)s, now()), 'run.queued', task_id, id,
