@@ -27,16 +27,24 @@ KNOWN: Final = (
     "admin",
 )
 
+APPROVE: Final = "approve:"
+
 _EXTENSION = re.compile(
     r"ext:[a-z][a-z0-9_-]{0,62}:(routes|tools|events_pub|events_sub|background_tasks|static)\Z"
 )
+_APPROVAL = re.compile(rf"{APPROVE}[a-z][a-z0-9_.-]{{0,62}}\Z")
 
 
 def check_scope(scope: str) -> str:
     """Return ``scope``; raises :class:`ValueError` when there is none of this name."""
-    if scope in KNOWN or _EXTENSION.match(scope):
+    if scope in KNOWN or _EXTENSION.match(scope) or _APPROVAL.match(scope):
         return scope
     raise ValueError(f"unknown scope {scope!r}{hint(scope, KNOWN)}")
+
+
+def of_approval(word: str) -> str:
+    """Return the scope that an approval asks for: ``pay`` stands for ``approve:pay``."""
+    return word if ":" in word else APPROVE + word
 
 
 def check_grant(giver: Agent, scopes: Iterable[str]) -> None:

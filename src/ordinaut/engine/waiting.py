@@ -7,6 +7,7 @@ event, or ``{"approved": true, …}``. A time needs no answer.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,6 +24,7 @@ from ordinaut.model import Json, StepRecord
 MAX_WAIT = timedelta(days=3660)
 MAX_MESSAGE = 4096
 
+_SCOPE = re.compile(r"[a-z][a-z0-9_.-]{0,62}(:[a-z0-9_.-]{1,63}){0,2}")
 _KEYS = {
     "duration": (),
     "instant": (),
@@ -130,8 +132,8 @@ class _WaitParser:
         if given not in (None, True) and not isinstance(given, str):
             raise self._wrong("approval is an object, a message or true")
         scope = options.get("scope")
-        if scope is not None and not isinstance(scope, str):
-            raise self._wrong("the scope of an approval is a text")
+        if scope is not None and not (isinstance(scope, str) and _SCOPE.fullmatch(scope)):
+            raise self._wrong("the scope of an approval is a word, such as pay or runs:write")
         return WaitFor(
             kind="approval",
             path=self._path,
@@ -237,7 +239,7 @@ def checked_answer(step: Step, record: StepRecord) -> StepRecord:
         message = f"{step.path}: it was rejected"
         message += f" by {by}" if by else ""
         message += f": {note}" if note else ""
-        raise WaitRefused(message)
+        raise WaitRefused(message, details={**answer})
     return record
 
 

@@ -107,7 +107,7 @@ async def get(tx: Tx, run_id: UUID, *, owner: UUID | None = None) -> Run:
 async def steps(tx: Tx, run_id: UUID) -> list[StepRecord]:
     """Return the checkpoints of a run in the order in which they began."""
     cursor = await tx.execute(SQL["steps"], {"id": run_id})
-    return [_step(*row) for row in await cursor.fetchall()]
+    return [step_record(*row) for row in await cursor.fetchall()]
 
 
 async def stats(
@@ -130,7 +130,8 @@ def _percentiles(values: Sequence[float | None] | None) -> Percentiles | None:
     return Percentiles(*known) if len(known) == 3 else None
 
 
-def _step(*row: Any) -> StepRecord:
+def step_record(*row: Any) -> StepRecord:
+    """Return the checkpoint in a row of :data:`SQL` ``steps``."""
     step_id, status, attempt, started_at, finished_at, uses, item, output, error = row
     index = None if item < 0 else item
     return StepRecord(step_id, status, attempt, started_at, finished_at, uses, index, output, error)

@@ -8,14 +8,14 @@ from uuid import UUID
 
 from fastapi import Query, Response, status
 
-from ordinaut.api import answers
+from ordinaut.api import answers, decisions
 from ordinaut.api.answers import answer
-from ordinaut.api.dependencies import RunsRead, RunsWrite
+from ordinaut.api.dependencies import Anyone, RunsRead, RunsWrite
 from ordinaut.api.paging import cursor_id, paged
 from ordinaut.api.routing import router
 from ordinaut.api.schemas import written
 from ordinaut.api.schemas.base import Page
-from ordinaut.api.schemas.runs import RunDetail, RunOut, RunQuery, StatsOut, StatsQuery
+from ordinaut.api.schemas.runs import Decision, RunDetail, RunOut, RunQuery, StatsOut, StatsQuery
 from ordinaut.errors import Conflict
 from ordinaut.store import audit, queue, runs
 from ordinaut.store.runs import Filter
@@ -81,3 +81,23 @@ async def retry(run_id: UUID, work: RunsWrite) -> Response:
         await queue.hint(tx)
         await audit.record(tx, work.actor, action="run.retry", entity="run", entity_id=run_id)
         return answer(written.run(await runs.get(tx, run_id)), ACCEPTED)
+
+
+@routes.post("/{run_id}/approve", response_model=RunOut)
+async def approve(run_id: UUID, work: Anyone, body: Decision | None = None) -> Response:
+    """Approve what a waiting run asks; it goes on, and the step has the approval as output."""
+    async with work.transaction() as tx:
+        decided = body or Decision()
+        return answer(
+            written.run(await decisions.decide(tx, work, run_id, body=decided, approved=True))
+        )
+
+
+@routes.post("/{run_id}/reject", response_model=RunOut)
+async def reject(run_id: UUID, work: Anyone, body: Decision | None = None) -> Response:
+    """Reject what a waiting run asks; its step fails with ``wait_refused``."""
+    async with work.transaction() as tx:
+        decided = body or Decision()
+        return answer(
+            written.run(await decisions.decide(tx, work, run_id, body=decided, approved=False))
+        )

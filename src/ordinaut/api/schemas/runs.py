@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated, Final
 from uuid import UUID
 
 from pydantic import Field
@@ -10,6 +11,8 @@ from pydantic import Field
 from ordinaut.api.schemas.base import Answer, Body, Instant, Name, PageQuery, Query
 from ordinaut.model import Json, RunStatus, StepStatus, Trigger
 from ordinaut.store.runs import Percentiles
+
+MAX_NOTE: Final = 2000
 
 
 class RunQuery(PageQuery):
@@ -31,6 +34,14 @@ class Retry(Body):
     """Where a run that ended begins again; by default after the last completed step."""
 
     from_step: Name | None = None
+
+
+class Decision(Body):
+    """What a person says to a run that waits; ``step`` is needed when several steps wait."""
+
+    note: Annotated[str, Field(max_length=MAX_NOTE)] = ""
+    step: Name | None = None
+    index: Annotated[int, Field(ge=0)] | None = None
 
 
 class StepOut(Answer):

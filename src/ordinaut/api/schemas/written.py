@@ -72,7 +72,7 @@ def run(one: Run) -> dict[str, Any]:
         "event": added.get("event"),
         "output": one.output,
         "error": one.error,
-        "wait": one.wait,
+        "wait": one.wait if one.status == "waiting" else None,
         "cancel_requested": one.cancel_requested,
     }
 
