@@ -231,6 +231,25 @@ async def test_a_marker_that_is_not_ours_is_not_believed(db: Database, bus: Bus,
     assert await relayed(bus) == [1, 2, 3, 4, 5]
 
 
+async def test_a_database_that_was_restored_from_a_dump_is_relayed_on(
+    db: Database, bus: Bus, database_url: str
+):
+    """Another cluster counts its transactions from a lower number than the dumped one did."""
+    await publish(db, 4)
+    async with db.connection() as tx:
+        await tx.execute("UPDATE event SET xid = ((9000000 + seq)::text)::xid8")
+        await tx.execute("UPDATE event_cursor SET snapshot = '9000003:9000003:'")
+    async with Database(database_url) as other, other.transaction() as late:
+        await journal.emit(late, [Event("test.late", {})])
+        await publish(db, 1)
+        await relay_all(relay_of(db, bus))
+        assert await relayed(bus) == [1, 2, 3, 4, 6]
+
+    await publish(db, 1)
+    await relay_all(relay_of(db, bus))
+    assert await relayed(bus) == [1, 2, 3, 4, 6, 5, 7]
+
+
 async def test_without_redis_the_relay_waits_and_then_catches_up(db: Database, tmp_path: Path):
     with EmbeddedValkey(tmp_path / "valkey", fsync=False) as server:
         async with Bus(server.url) as bus:

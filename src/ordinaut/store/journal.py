@@ -24,8 +24,10 @@ from uuid import UUID
 from ordinaut.model import Event
 from ordinaut.store.database import Queries, Tx
 from ordinaut.store.results import array, encode
+from ordinaut.telemetry import logger
 
 SQL = Queries("journal")
+log = logger(__name__)
 CHANNEL = "ordinaut_event"  # where hint is heard
 
 _SNAPSHOT = r"\d+:\d+:[\d,]*"
@@ -125,7 +127,11 @@ async def read_events(
 async def lock_cursor(tx: Tx, name: str) -> Cursor | None:
     """Take a reader's place until commit; None when another process has it."""
     row = await (await tx.execute(SQL["lock_cursor"], {"name": name})).fetchone()
-    return Cursor(*row) if row else None
+    if row is None:
+        return None
+    *place, is_foreign = row
+    cursor = Cursor(*place)
+    return await _rebase(tx, name, cursor) if is_foreign else cursor
 
 
 async def read_fresh(tx: Tx, cursor: Cursor, *, limit: int) -> tuple[list[Fresh], Cursor]:
@@ -160,6 +166,19 @@ def topic_pattern(topic: str) -> str:
     """Return the regular expression, for Python and PostgreSQL alike, of a topic with ``*``."""
     segments = (r"[^.]+" if s == "*" else re.escape(s) for s in topic.split("."))
     return r"\A" + r"\.".join(segments) + r"\Z"
+
+
+async def _rebase(tx: Tx, name: str, cursor: Cursor) -> Cursor:
+    """Give the numbers of this cluster to what was restored from the dump of another one.
+
+    Its transactions are counted from a lower number. Without this, whatever happens now would
+    look as if the reader had seen it long ago.
+    """
+    log.warning("journal.rebased", cursor=str(cursor))
+    await tx.execute(SQL["renumber"], _places(cursor))
+    row = await (await tx.execute(SQL["rebase"], {"name": name})).fetchone()
+    assert row is not None  # its row is locked
+    return Cursor(row[0])
 
 
 async def _first_batch(tx: Tx, cursor: Cursor, limit: int) -> tuple[list[Fresh], Cursor]:

@@ -24,9 +24,39 @@ SELECT seq, occurred_at, topic, task_id, run_id, subject, data
  LIMIT %(limit)s;
 
 -- name: lock_cursor
--- Take the relay's place for this transaction. No row: another relay is at work.
-SELECT snapshot::text, target::text, seq FROM event_cursor WHERE name = %(name)s
+-- Take the relay's place for this transaction. No row: another relay is at work. The last column
+-- says that the place is one which this database has never been at.
+SELECT snapshot::text, target::text, seq,
+       pg_snapshot_xmax(coalesce(target, snapshot)) > pg_snapshot_xmax(pg_current_snapshot())
+  FROM event_cursor WHERE name = %(name)s
    FOR UPDATE SKIP LOCKED;
+
+-- name: renumber
+-- Give events from a dump numbers of this cluster: 3 for those that the cursor has passed, the
+-- present one for all others, among them what may have been written here since.
+UPDATE event
+   SET xid = CASE WHEN xid >= pg_snapshot_xmax(pg_current_snapshot())
+                   AND (pg_visible_in_snapshot(xid, %(snapshot)s::pg_snapshot)
+                        OR (seq <= %(seq)s
+                            AND pg_visible_in_snapshot(xid, %(target)s::pg_snapshot)))
+                  THEN xid8 '3' ELSE pg_current_xact_id() END;
+
+-- name: rebase
+-- Point the cursor before this transaction and before all that are in progress.
+WITH running AS (
+    SELECT xid FROM pg_snapshot_xip(pg_current_snapshot()) AS xid
+    UNION
+    SELECT pg_current_xact_id()
+)
+UPDATE event_cursor
+   SET snapshot = (SELECT format('%%s:%%s:%%s', min(xid),
+                                 greatest(max(xid)::text::bigint + 1,
+                                          pg_snapshot_xmax(pg_current_snapshot())::text::bigint),
+                                 string_agg(xid::text, ',' ORDER BY xid))
+                     FROM running)::pg_snapshot,
+       target = NULL, seq = 0, updated_at = now()
+ WHERE name = %(name)s
+RETURNING snapshot::text;
 
 -- name: fresh
 -- What was committed since the cursor's snapshot: what came after it or was in progress then.
