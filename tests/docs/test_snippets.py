@@ -157,7 +157,8 @@ class Reader:
             if not found:
                 return
             ended = self.said["finished_at"] is not None
-            assert not ended and time.monotonic() < deadline, f"{found}\n{json.dumps(self.said)}"
+            hopeless = ended or time.monotonic() > deadline
+            assert not hopeless, f"{found}\n{json.dumps(self.said)}"
             time.sleep(0.05)
 
     def compare(self, title: str, shown: Any) -> None:
