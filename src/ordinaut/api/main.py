@@ -52,6 +52,7 @@ ROUTERS: Final = (
     health,
 )
 BACKLOG: Final = 2048
+PATIENCE: Final = 5.0  # seconds for a database connection; then 503 is the better answer
 KEEP_ALIVE_SECONDS: Final = 75  # longer than the 60 s after which common proxies hang up
 
 
@@ -93,6 +94,7 @@ async def _services(settings: Settings, clock: Clock) -> AsyncIterator[Services]
         size=settings.database_pool_size,
         pooled=settings.pooled,
         name="ordinaut api",
+        patience=PATIENCE,
     )
     auth = Authenticator(settings, db, clock)
     host = ExtensionHost(settings, db=db, authorize=_authorize)

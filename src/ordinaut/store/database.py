@@ -94,11 +94,18 @@ class Database:
     """A pool of connections to PostgreSQL.
 
     ``pooled`` says that a pooler in transaction mode (PgBouncer) stands in between: then no
-    statement is prepared on the server.
+    statement is prepared on the server. ``patience`` is how many seconds a caller waits for a
+    connection, while all are lent out or the server is away.
     """
 
     def __init__(
-        self, url: str, *, size: int = 10, pooled: bool = False, name: str = "ordinaut"
+        self,
+        url: str,
+        *,
+        size: int = 10,
+        pooled: bool = False,
+        name: str = "ordinaut",
+        patience: float = 30.0,
     ) -> None:
         self.url = url
         self._pool: AsyncConnectionPool[Tx] = AsyncConnectionPool(
@@ -106,6 +113,7 @@ class Database:
             min_size=1,
             max_size=size,
             open=False,
+            timeout=patience,
             configure=_configure,
             check=_check,
             kwargs={

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -38,14 +38,14 @@ async def work_off(db: Database, clock: TravelClock, status: str = "succeeded") 
 
 
 @pytest.fixture
-async def ticked(db: Database, clock: TravelClock) -> AsyncIterator[Any]:
+def ticked(db: Database, clock: TravelClock) -> Callable[[], Awaitable[int]]:
     """Lets a scheduler tick at the clock's instant."""
     calendars = Calendars()
 
     async def run() -> int:
         return (await tick(db, calendars, now=clock.now())).enqueued
 
-    yield run
+    return run
 
 
 async def test_a_task_that_is_run_now_has_a_queued_run_with_its_parameters(
