@@ -9,6 +9,8 @@ from typing import Any, Final
 import orjson
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
+from psycopg import OperationalError
+from psycopg_pool import PoolTimeout
 
 from ordinaut.api import json
 from ordinaut.api.dependencies import authenticate, services
@@ -56,7 +58,12 @@ class Route(APIRoute):
                 await strict.json()
             if request.method == "POST" and HEADER in request.headers:
                 return await _once(strict, handle)
-            return await handle(strict)
+            try:
+                return await handle(strict)
+            except OperationalError as error:
+                if request.method != "GET" or isinstance(error, PoolTimeout):
+                    raise
+                return await handle(strict)  # the connection was cut; reading again harms nobody
 
         return handler
 
