@@ -54,13 +54,20 @@ class ExtensionKit:
     """One started extension and what it has said so far."""
 
     def __init__(
-        self, host: ExtensionHost, extension_id: str, client: httpx2.AsyncClient, memory: Memory
+        self,
+        host: ExtensionHost,
+        extension_id: str,
+        *,
+        client: httpx2.AsyncClient,
+        memory: Memory,
+        app: FastAPI | None,
     ) -> None:
         self.host = host
         self.client = client
         self.reports: list[Report] = []
         self._id = extension_id
         self._memory = memory
+        self._app = app
 
     @property
     def published(self) -> list[Event]:
@@ -76,6 +83,16 @@ class ExtensionKit:
     def description(self) -> Description:
         """How the extension fares, as ``GET /extensions`` would show it."""
         return next(one for one in self.host.describe() if one.id == self._id)
+
+    @property
+    def routes(self) -> list[str]:
+        """The routes it serves, as ``GET /hello``."""
+        document = self._app.openapi() if self._app is not None else {"paths": {}}
+        return [
+            f"{method.upper()} {path}"
+            for path, methods in document["paths"].items()
+            for method in methods
+        ]
 
     async def call(
         self,
@@ -153,8 +170,8 @@ async def extension_kit(
         host,
         httpx2.AsyncClient(transport=transport, base_url=f"http://kit/ext/{found.id}") as client,
     ):
-        await host.started(found.id)
-        yield ExtensionKit(host, found.id, client, memory)
+        started = await host.started(found.id)
+        yield ExtensionKit(host, found.id, client=client, memory=memory, app=started.app)
 
 
 class Memory:

@@ -20,7 +20,9 @@ from ordinaut.engine.tool import ToolContext, silent
 from ordinaut.errors import StepError, ToolError
 from ordinaut.model import Json, Lease, uuid7
 from ordinaut.plugins.host import ExtensionHost
+from ordinaut.plugins.member import Limits
 from ordinaut.plugins.services import derived_id
+from ordinaut.store import audit, extensions
 from ordinaut.store.database import Database
 from queueing import ended, enqueue, lease, make_task, rows, settle, topics, work
 
@@ -210,3 +212,46 @@ async def test_each_event_of_a_run_is_counted_once_however_late_it_commits(
         assert (await metrics(host))[count] == 1
     assert (await metrics(host))[count] == 2
     assert (await metrics(host))[count] == 2
+
+
+async def test_every_process_follows_what_the_operator_decides(db: Database) -> None:
+    api, worker = ExtensionHost(settings(), db=db), ExtensionHost(settings(), db=db)
+    await worker.start_tools()
+    async with api:
+        await decide(db, "python", enabled=False)
+        await decide(db, "shell", enabled=True)
+        for host in (api, worker):
+            await host.refresh()
+            assert "python.call" not in host.tools
+            assert "shell.run" in host.tools
+        await decide(db, "python", enabled=True)
+        await worker.refresh()
+        assert "python.call" in worker.tools
+    await worker.stop()
+
+
+async def test_what_was_decided_holds_for_the_next_start_and_is_in_the_audit_log(
+    db: Database,
+) -> None:
+    await decide(db, "python", enabled=False)
+    async with ExtensionHost(settings(), db=db) as host:
+        assert "python.call" not in host.tools
+    found = await rows(db, "SELECT actor, action, entity_id, before, after FROM audit_log")
+    assert found == [("system", "disable", "python", None, {"enabled": False})]
+
+
+async def test_what_the_environment_disables_no_decision_enables(db: Database) -> None:
+    await decide(db, "python", enabled=True)
+    async with ExtensionHost(settings(ext_disabled="python"), db=db) as host:
+        assert "python.call" not in host.tools
+
+
+async def test_a_database_that_is_away_changes_nothing() -> None:
+    nowhere = Database("postgresql://127.0.0.1:1/none")
+    async with nowhere, ExtensionHost(settings(), db=nowhere, limits=Limits(start=0.1)) as host:
+        assert "core.log" in host.tools
+
+
+async def decide(db: Database, extension: str, *, enabled: bool) -> None:
+    async with db.transaction() as tx:
+        await extensions.choose(tx, extension, enabled=enabled, actor=audit.SYSTEM)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ordinaut.cli import doctor, servers
+from ordinaut.cli import doctor, extensions, servers
 from ordinaut.errors import InvalidInput, OrdinautError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 servers.add_to(app)
 doctor.add_to(app)
+extensions.add_to(app)
 
 
 def _show_version(wanted: bool) -> None:

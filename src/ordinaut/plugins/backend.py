@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from ordinaut.bus import Bus
@@ -13,18 +13,23 @@ from ordinaut.model import Event
 from ordinaut.plugins.base import Services
 from ordinaut.plugins.events import Pace, Publish, Transport
 from ordinaut.plugins.services import StoreServices
-from ordinaut.store import journal
+from ordinaut.store import extensions, journal
 from ordinaut.store.database import Database
+
+
+async def _nobody_chose() -> Mapping[str, bool]:
+    return {}
 
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """How events leave and arrive, and what the core does for its own packs."""
+    """How events leave and arrive, what the core does for its own packs, who is to run."""
 
     publish: Publish
     transport: Callable[[], Transport]
     services: Services | None = None
     pace: Pace = field(default_factory=Pace)
+    choices: Callable[[], Awaitable[Mapping[str, bool]]] = _nobody_chose
 
 
 def backend_of(settings: Settings, db: Database | None, clock: Clock | None = None) -> Backend:
@@ -36,8 +41,15 @@ def backend_of(settings: Settings, db: Database | None, clock: Clock | None = No
         async with db.transaction() as tx:
             await journal.emit(tx, [event])
 
+    async def choices() -> Mapping[str, bool]:
+        if db is None:
+            return {}
+        async with db.connection() as tx:
+            return await extensions.choices(tx)
+
     return Backend(
         publish=publish,
         transport=lambda: Bus(settings.redis_url),
         services=None if db is None else StoreServices(db, clock or SystemClock()),
+        choices=choices,
     )

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 
+from ordinaut import telemetry
 from ordinaut.config import Settings
 from ordinaut.engine.nearest import hint
 from ordinaut.engine.registry import ToolRegistry
@@ -33,7 +34,30 @@ from ordinaut.plugins.schema import Manifest
 from ordinaut.store.database import Database
 
 WATCH_SECONDS = 1.0
-_ON_DEMAND = {Capability.ROUTES, Capability.STATIC}
+FOLLOW_SECONDS = 5.0
+CHOICES_SECONDS = 3.0
+
+log = telemetry.logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What a process wants of extensions: which ones start with it, and whether they live.
+
+    Where they do not live, their background tasks and subscriptions stay asleep.
+    """
+
+    wants: Callable[[Manifest], bool]
+    live: bool
+
+
+def _can_not_wait(manifest: Manifest) -> bool:
+    on_demand = manifest.grants & {Capability.ROUTES, Capability.STATIC}
+    return manifest.eager or Capability.TOOLS in manifest.grants or not on_demand
+
+
+API = Role(_can_not_wait, live=True)
+WORKER = Role(lambda manifest: Capability.TOOLS in manifest.grants, live=False)
 
 
 class ExtensionHost:
@@ -56,30 +80,26 @@ class ExtensionHost:
         self._members: dict[str, Member] = {}
         self._limits = limits or Limits()
         self._disabled: set[str] = set()
-        self._guarding: asyncio.Task[None] | None = None
+        self._role = API
+        self._duties: list[asyncio.Task[None]] = []
         self.gateway = Gateway(self._member_of, self.started, authorize)
         for one in loader.discover(settings.ext_paths) if found is None else found:
             self._add(one)
 
     async def start_tools(self) -> None:
         """Start every enabled extension that may have tools, and nothing but its tools."""
-        self._guard()
-        await self._start(lambda m: Capability.TOOLS in m.grants, live=False)
+        await self._start(WORKER)
 
     async def start(self) -> None:
         """Start what can not wait for a request: eager, with tools, or without routes."""
-        self._guard()
-        await self._start(
-            lambda m: m.eager or Capability.TOOLS in m.grants or not m.grants & _ON_DEMAND,
-            live=True,
-        )
+        await self._start(API)
 
     async def stop(self) -> None:
         """Stop everything; harmless when repeated."""
-        guard, self._guarding = self._guarding, None
-        if guard is not None:
-            guard.cancel()
-            await asyncio.gather(guard, return_exceptions=True)
+        duties, self._duties = self._duties, []
+        for duty in duties:
+            duty.cancel()
+        await asyncio.gather(*duties, return_exceptions=True)
         await asyncio.gather(*(member.stop() for member in self._members.values()))
 
     async def __aenter__(self) -> ExtensionHost:
@@ -105,7 +125,7 @@ class ExtensionHost:
                 raise ExtensionError(f"extension {extension_id!r} is disabled")
             if member.may_try_again:
                 member = self._renew(member)
-            await member.start(live=True)
+            await member.start(live=self._role.live)
         if member.state != "started":
             reason = member.reason or member.state
             raise ExtensionError(f"extension {extension_id!r} is not available: {reason}")
@@ -113,9 +133,10 @@ class ExtensionHost:
 
     async def enable(self, extension_id: str) -> None:
         """Let an extension run in this process, afresh if it had failed or stopped."""
-        member = self._member_of(extension_id)
+        member = self._renew(self._member_of(extension_id))
         self._disabled.discard(extension_id)
-        await self._renew(member).start(live=True)
+        if self._role.wants(member.manifest):
+            await member.start(live=self._role.live)
 
     async def disable(self, extension_id: str) -> None:
         """Stop an extension in this process; its routes answer 503, its tools are unknown."""
@@ -131,18 +152,41 @@ class ExtensionHost:
         )
         return (*members, *(describe_refused(found) for found in self._refused))
 
-    async def _start(self, wanted: Callable[[Manifest], bool], *, live: bool) -> None:
-        chosen = (
-            member.start(live=live)
-            for id, member in self._members.items()
-            if id not in self._disabled and wanted(member.manifest)
-        )
-        await asyncio.gather(*chosen)
+    async def refresh(self) -> None:
+        """Enable and disable what the operator has decided about since."""
+        async with asyncio.timeout(CHOICES_SECONDS):
+            choices = await self._backend.choices()
+        for id, enabled in choices.items():
+            decided = id in self._members and id not in self._settings.ext_disabled
+            if decided and enabled == (id in self._disabled):
+                log.info("extension.chosen", extension=id, enabled=enabled)
+                await (self.enable(id) if enabled else self.disable(id))
 
-    def _guard(self) -> None:
-        strangers = any(not member.home.is_core for member in self._members.values())
-        if strangers and self._guarding is None:
-            self._guarding = asyncio.create_task(self._watch(), name="extensions:guard")
+    async def _start(self, role: Role) -> None:
+        self._role = role
+        await self._try_to_refresh()
+        await asyncio.gather(
+            *(
+                member.start(live=role.live)
+                for id, member in self._members.items()
+                if id not in self._disabled and role.wants(member.manifest)
+            )
+        )
+        self._duties.append(asyncio.create_task(self._follow(), name="extensions:follow"))
+        if any(not member.home.is_core for member in self._members.values()):
+            self._duties.append(asyncio.create_task(self._watch(), name="extensions:watch"))
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(FOLLOW_SECONDS)
+            await self._try_to_refresh()
+
+    async def _try_to_refresh(self) -> None:
+        try:
+            await self.refresh()
+        except Exception:
+            # Whatever keeps the database from answering: what runs goes on as it is.
+            log.exception("extension.choices_unknown")
 
     async def _watch(self) -> None:
         """End extensions that compute without giving way: the others would starve."""

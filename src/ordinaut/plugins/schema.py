@@ -42,6 +42,14 @@ def _id(value: str) -> str:
     return value
 
 
+def check_id(value: str) -> None:
+    """Raise :class:`ExtensionError` unless ``value`` can be an id."""
+    try:
+        _id(value)
+    except ValueError as error:
+        raise ExtensionError(str(error)) from None
+
+
 def _module(value: str) -> str:
     path = PurePosixPath(value if value.endswith(".py") else value.replace(".", "/") + ".py")
     if path.is_absolute() or ".." in path.parts or "\\" in value or "\0" in value:

@@ -1,0 +1,32 @@
+"""What the operator decided about extensions at run time; every process follows it."""
+
+from __future__ import annotations
+
+from ordinaut.store import audit
+from ordinaut.store.audit import Actor
+from ordinaut.store.database import Queries, Tx
+
+SQL = Queries("extensions")
+
+
+async def choices(tx: Tx) -> dict[str, bool]:
+    """Return whether each extension that was decided about is to run."""
+    cursor = await tx.execute(SQL["choices"])
+    return {row[0]: row[1] for row in await cursor.fetchall()}
+
+
+async def choose(tx: Tx, extension_id: str, *, enabled: bool, actor: Actor) -> None:
+    """Decide whether an extension runs."""
+    cursor = await tx.execute(SQL["choose"], {"id": extension_id, "enabled": enabled})
+    row = await cursor.fetchone()
+    assert row is not None  # INSERT … DO UPDATE returns its row
+    before = None if row[0] is None else {"enabled": row[0]}
+    await audit.record(
+        tx,
+        actor,
+        action="enable" if enabled else "disable",
+        entity="extension",
+        entity_id=extension_id,
+        before=before,
+        after={"enabled": enabled},
+    )
