@@ -27,7 +27,7 @@ from ordinaut.errors import InvalidInput, OrdinautError
 from ordinaut.model import Schedule
 from ordinaut.plugins.host import ExtensionHost
 from ordinaut.plugins.loader import discover
-from pages import code, headings, links, pages, rows
+from pages import code, headings, links, pages, prose, rows
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
@@ -78,7 +78,7 @@ def test_every_page_is_in_the_navigation_once() -> None:
 def test_files_and_tests_that_pages_name_exist() -> None:
     tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *pages(DOCS)]:
-        for word in code(page.read_text()):
+        for word in code("\n".join(prose(page))):
             if re.fullmatch(r"(src|tests|docs|benchmarks|requirements)/[\w./-]+", word):
                 assert (ROOT / word).exists(), f"{page.name}: {word}"
             if re.fullmatch(r"[a-z]+(/[a-z_]+)+\.(py|sql)", word) and not word.startswith("tests"):
