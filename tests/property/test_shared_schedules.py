@@ -16,7 +16,8 @@ FREQS = ("SECONDLY", "MINUTELY", "HOURLY", "DAILY", "WEEKLY", "MONTHLY", "YEARLY
 PARTS = (
     "BYDAY=MO,FR", "BYDAY=TU", "BYMONTHDAY=1,15", "BYMONTHDAY=-1", "BYYEARDAY=100,-1",
     "BYMONTH=2,7", "BYHOUR=9,17", "BYMINUTE=0,30", "BYSECOND=0", "BYSETPOS=1", "BYSETPOS=-1",
-    "INTERVAL=2", "INTERVAL=1", "COUNT=50", "UNTIL=20290101T000000Z", "WKST=SU", "BYWEEKNO=20", "INTERVAL=10",
+    "INTERVAL=2",
+    "INTERVAL=1", "COUNT=50", "UNTIL=20290101T000000Z", "WKST=SU", "BYWEEKNO=20", "INTERVAL=10",
 )  # fmt: skip
 CRONS = ("*/5 * * * *", "0 9 * * 1-5", "30 2 * * *", "15 0 1 * *", "*/10 * * * * *", "0 0 29 2 *")
 ZONES = ("UTC", "Europe/Chisinau", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu")
