@@ -1,0 +1,195 @@
+"""The hot statements keep to their indexes, whatever the planner knows about the table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ordinaut.store import database, queue
+from ordinaut.store.database import Database, Tx
+from ordinaut.workers.line import BY_INDEX, ROW_BY_ROW
+from queueing import LEASE, NOW, WORKER, checkpoint, ended, lease, make_task, parked, rows, step
+
+ROWS = 100_000
+HELD = 200
+
+FILL = """
+INSERT INTO due_work (id, task_id, task_version, run_at, sort_key, priority, concurrency_key)
+SELECT gen_random_uuid(), %s, 1, now() - make_interval(secs => i / 1000.0), i, 5,
+       CASE WHEN i %% 10 = 0 THEN 'key ' || i %% 50 END
+  FROM generate_series(1, %s) AS i
+"""
+
+KNOWLEDGE = ("fresh", "stale", "empty")
+
+
+@pytest.fixture(params=KNOWLEDGE)
+async def full(db: Database, request: pytest.FixtureRequest) -> Database:
+    """A queue of a hundred thousand runs, of which the planner knows more or less."""
+    task_id = await make_task(db)
+    async with db.connection() as tx:
+        if request.param == "stale":  # what it knows is from when the queue was empty
+            await tx.execute("ANALYZE due_work")
+        await tx.execute(FILL, (task_id, ROWS))
+        if request.param == "fresh":
+            await tx.execute("VACUUM ANALYZE due_work")
+    return db
+
+
+class Explain:
+    """Stands in for a connection and explains what it is asked to execute."""
+
+    def __init__(self, tx: Tx) -> None:
+        self._tx = tx
+        self.plans: list[dict[str, Any]] = []
+
+    async def execute(self, query: Any, parameters: Any, **_: Any) -> Explain:
+        explained = await self._tx.execute(
+            "EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF, FORMAT JSON) " + query, parameters
+        )
+        [([found],)] = await explained.fetchall()
+        self.plans.append(found["Plan"])
+        return self
+
+    async def fetchall(self) -> list[tuple[Any, ...]]:
+        return []
+
+
+def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a plan's nodes, itself first."""
+    return [plan, *(node for child in plan.get("Plans", ()) for node in nodes(child))]
+
+
+def reads(plan: dict[str, Any], table: str = "due_work") -> set[tuple[str, str]]:
+    """Return how a table is read: kinds of node with their indexes."""
+    return {
+        (node["Node Type"], node.get("Index Name", ""))
+        for node in nodes(plan)
+        if node.get("Relation Name", "").startswith(table) and node["Node Type"] != "ModifyTable"
+    }
+
+
+def rows_read(plan: dict[str, Any], table: str = "due_work") -> int:
+    """Return the greatest number of rows that one node took from a table."""
+    return max(
+        node["Actual Rows"] * node["Actual Loops"] + node.get("Rows Removed by Filter", 0)
+        for node in nodes(plan)
+        if node.get("Relation Name", "").startswith(table) and node["Node Type"] != "ModifyTable"
+    )
+
+
+async def explained(url: str, options: str, call: Any) -> dict[str, Any]:
+    """Return the plan of the one statement that ``call`` executes, generic as the worker's."""
+    tx = await database.connect(url, options=options)
+    try:
+        explain = Explain(tx)
+        await call(explain)
+    finally:
+        await tx.close()
+    [plan] = explain.plans
+    return plan
+
+
+async def test_leasing_reads_the_ready_index_and_no_more_than_it_takes(
+    full: Database, database_url: str
+) -> None:
+    plan = await explained(
+        database_url,
+        BY_INDEX,
+        lambda tx: queue.lease(tx, worker_id=WORKER, limit=100, lease_for=LEASE, keyed=False),
+    )
+    assert ("Index Scan", "due_work_ready") in reads(plan)
+    assert ("Seq Scan", "") not in reads(plan)
+    assert rows_read(plan) <= 200
+
+
+async def test_leased_rows_do_not_slow_the_next_lease(full: Database, database_url: str) -> None:
+    for _ in range(5):
+        await lease(full, limit=1000, now=NOW)
+    plan = await explained(
+        database_url,
+        BY_INDEX,
+        lambda tx: queue.lease(tx, worker_id=WORKER, limit=100, lease_for=LEASE, keyed=False),
+    )
+    assert rows_read(plan) <= 200
+
+
+@pytest.mark.parametrize("options", [ROW_BY_ROW, ""], ids=["direct", "through a pooler"])
+async def test_settling_finds_each_row_by_its_id(
+    full: Database, database_url: str, options: str
+) -> None:
+    leases = await lease(full, limit=HELD, now=NOW)
+    verbs = {
+        "settle": (queue.settle, [ended(one, steps=[step()]) for one in leases]),
+        "park": (queue.park, [parked(one, steps=[step()]) for one in leases]),
+        "checkpoint": (queue.checkpoint, [checkpoint(one, step()) for one in leases]),
+    }
+    for name, (verb, batch) in verbs.items():
+        plan = await explained(
+            database_url, options, lambda tx, v=verb, b=batch: v(tx, b, worker_id=WORKER)
+        )
+        assert reads(plan) == {("Index Scan", "due_work_pkey")}, name
+        assert rows_read(plan) <= HELD, name
+
+
+@pytest.mark.parametrize("options", [ROW_BY_ROW, ""], ids=["direct", "through a pooler"])
+async def test_renewing_finds_each_row_by_its_id(
+    full: Database, database_url: str, options: str
+) -> None:
+    leases = await lease(full, limit=HELD, now=NOW)
+    plan = await explained(
+        database_url,
+        options,
+        lambda tx: queue.renew(tx, leases, worker_id=WORKER, lease_for=LEASE),
+    )
+    assert reads(plan) == {("Index Scan", "due_work_pkey")}
+
+
+async def test_expired_leases_are_found_by_their_time(full: Database, database_url: str) -> None:
+    await lease(full, limit=HELD, now=NOW)
+    parameters = {"now": None, "limit": 1000, "max_crashes": queue.MAX_CRASHES}
+    plan = await explained(database_url, "", lambda tx: tx.execute(queue.SQL["expire"], parameters))
+    assert "due_work_expiry" in {node.get("Index Name") for node in nodes(plan)}
+    assert ("Seq Scan", "") not in reads(plan)
+    assert rows_read(plan) <= HELD
+
+
+async def test_a_concurrency_key_with_a_long_queue_is_passed_over_quickly(
+    full: Database, database_url: str
+) -> None:
+    parameters = {"worker_id": WORKER, "limit": 100, "lease_for": LEASE, "now": None}
+    plan = await explained(
+        database_url, BY_INDEX, lambda tx: tx.execute(queue.SQL["lease_keyed"], parameters)
+    )
+    assert ("Seq Scan", "") not in reads(plan)
+    assert rows_read(plan) <= 300
+
+
+async def test_a_plan_made_for_the_empty_queue_serves_the_full_one(
+    db: Database, database_url: str
+) -> None:
+    task_id = await make_task(db)
+    async with db.connection() as tx:
+        await tx.execute("VACUUM ANALYZE due_work")
+    tx = await database.connect(database_url, options=ROW_BY_ROW)
+    try:
+        for _ in range(10):  # it is prepared and its generic plan is kept
+            await queue.renew(tx, [], worker_id=WORKER, lease_for=LEASE)
+        await rows(db, FILL + " RETURNING NULL", task_id, ROWS)
+        leases = await lease(db, limit=HELD, now=NOW)
+        before = await sequential_scans(tx)
+        renewed = await queue.renew(tx, leases, worker_id=WORKER, lease_for=LEASE)
+        assert len(renewed) == HELD
+        assert await sequential_scans(tx) == before
+    finally:
+        await tx.close()
+
+
+async def sequential_scans(tx: Tx) -> int:
+    """Return how often this test's queue was read from one end to the other."""
+    await rows(tx, "SELECT pg_stat_force_next_flush()")
+    await rows(tx, "SELECT 1")
+    query = "SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'due_work'"
+    [(count,)] = await rows(tx, query)
+    return int(count)
