@@ -163,13 +163,24 @@ def test_every_code_that_is_written_somewhere_is_documented() -> None:
     assert set(literal_codes()) - documented_errors().keys() == set()
 
 
+def commands(group: Any, prefix: str = "ordinaut") -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        full = f"{prefix} {name}"
+        yield from commands(command, full) if hasattr(command, "commands") else [(full, command)]
+
+
 def test_every_command_and_option_is_documented() -> None:
     page = DOCS / "reference/cli.md"
-    group: Any = typer.main.get_command(app)
-    documented = {h.text.removeprefix("ordinaut "): h.anchor for h in headings(page)}
-    for name, command in group.commands.items():
-        assert name in documented, name
-        options = [option for p in command.params for option in (*p.opts, *p.secondary_opts)]
+    documented = {h.text: h.anchor for h in headings(page) if h.text.startswith("ordinaut ")}
+    existing = dict(commands(typer.main.get_command(app)))
+    assert documented.keys() == existing.keys()
+    for name, command in existing.items():
+        options = [
+            option
+            for p in command.params
+            if p.param_type_name == "option"
+            for option in (*p.opts, *p.secondary_opts)
+        ]
         shown = [word for cells in rows(page, under=documented[name]) for word in code(cells[0])]
         assert sorted(shown) == sorted(options), name
 
