@@ -1,0 +1,184 @@
+"""What must hold when many workers want the same work at the same moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, defaultdict
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+
+from ordinaut.model import Lease
+from ordinaut.store import database, queue
+from ordinaut.store.database import Database, Tx
+from queueing import ended, enqueue, make_task, rows, work
+
+WORKERS = 8
+LEASE = timedelta(seconds=60)
+
+
+async def racing(url: str, work_on: object) -> None:
+    """Run eight workers, each on a connection of its own, until none finds anything."""
+    connections = [await database.connect(url) for _ in range(WORKERS)]
+    try:
+        await asyncio.gather(
+            *(work_on(tx, UUID(int=i + 1)) for i, tx in enumerate(connections))  # type: ignore[operator]
+        )
+    finally:
+        for tx in connections:
+            await tx.close()
+
+
+@pytest.mark.parametrize("keyed", [True, False])
+async def test_every_run_is_leased_by_one_worker(
+    db: Database, database_url: str, keyed: bool
+) -> None:
+    task_id = await make_task(db)
+    items = [work(task_id) for _ in range(2000)]
+    await enqueue(db, *items)
+    owners: dict[UUID, list[UUID]] = defaultdict(list)
+
+    async def take(tx: Tx, worker_id: UUID) -> None:
+        while True:
+            found = await queue.lease(
+                tx, worker_id=worker_id, limit=17, lease_for=LEASE, keyed=keyed
+            )
+            if not found.leases:
+                return
+            for held in found.leases:
+                owners[held.id].append(worker_id)
+
+    await racing(database_url, take)
+    assert len(owners) == 2000
+    assert all(len(found) == 1 for found in owners.values())
+    assert len({owner for [owner] in owners.values()}) > 1
+
+
+async def test_a_concurrency_key_holds_under_racing_workers(
+    db: Database, database_url: str
+) -> None:
+    task_id = await make_task(db)
+    limits = {"one": 1, "two": 2, "five": 5}
+    items = [
+        work(task_id, concurrency_key=key, max_concurrency=limit)
+        for _ in range(80)
+        for key, limit in limits.items()
+    ]
+    free = [work(task_id) for _ in range(100)]
+    await enqueue(db, *items, *free)
+    key_of = {item.id: item.concurrency_key for item in (*items, *free)}
+    running: Counter[str | None] = Counter()
+    most: Counter[str | None] = Counter()
+    left = len(key_of)
+
+    async def take(tx: Tx, worker_id: UUID) -> None:
+        nonlocal left
+        while left:
+            found = await queue.lease(tx, worker_id=worker_id, limit=4, lease_for=LEASE)
+            for held in found.leases:
+                running[key_of[held.id]] += 1
+            most.update({k: running[k] - most[k] for k in running if running[k] > most[k]})
+            await asyncio.sleep(0)  # others lease while these are running
+            for held in found.leases:
+                # Counted out before the row is gone: the count here is never too small a bound.
+                running[key_of[held.id]] -= 1
+            await queue.settle(tx, [ended(held) for held in found.leases], worker_id=worker_id)
+            left -= len(found.leases)
+
+    await asyncio.wait_for(racing(database_url, take), 60)
+    assert all(0 < most[key] <= limit for key, limit in limits.items()), most
+    assert await rows(db, "SELECT count(*) FROM task_run") == [(len(key_of),)]
+
+
+async def test_the_database_never_sees_more_runs_of_a_key_than_allowed(
+    db: Database, database_url: str
+) -> None:
+    task_id = await make_task(db)
+    await enqueue(db, *(work(task_id, concurrency_key="k", max_concurrency=3) for _ in range(120)))
+    seen: set[int] = set()
+    over = asyncio.Event()
+
+    async def take(tx: Tx, worker_id: UUID) -> None:
+        while not over.is_set():
+            found = await queue.lease(tx, worker_id=worker_id, limit=10, lease_for=LEASE)
+            await queue.settle(tx, [ended(held) for held in found.leases], worker_id=worker_id)
+            if not found.leases and not found.keyed:
+                over.set()
+
+    async def watch() -> None:
+        query = "SELECT count(*) FROM due_work WHERE state = 'leased'"
+        while not over.is_set():
+            [(count,)] = await rows(db, query)
+            seen.add(count)
+
+    await asyncio.wait_for(asyncio.gather(racing(database_url, take), watch()), 60)
+    assert max(seen) <= 3
+    assert max(seen) > 0
+
+
+async def test_urgent_runs_come_first_under_racing_workers(db: Database, database_url: str) -> None:
+    task_id = await make_task(db)
+    items = [work(task_id, priority=number % 9 + 1) for number in range(900)]
+    await enqueue(db, *items)
+    priority_of = {item.id: item.priority for item in items}
+    taken: list[list[Lease]] = []
+
+    async def take(tx: Tx, worker_id: UUID) -> None:
+        while True:
+            found = await queue.lease(
+                tx, worker_id=worker_id, limit=10, lease_for=LEASE, keyed=False
+            )
+            if not found.leases:
+                return
+            taken.append(found.leases)
+
+    await racing(database_url, take)
+    order = [priority_of[held.id] for batch in taken for held in batch]
+    # Eight workers have at most eight batches under way: no run waits for more than those.
+    for position, priority in enumerate(order):
+        later = order[position + WORKERS * 10 :]
+        assert all(other <= priority for other in later), f"at {position}"
+
+
+async def test_an_occurrence_is_enqueued_once_by_racing_schedulers(
+    db: Database, database_url: str
+) -> None:
+    task_id = await make_task(db)
+    instants = [work(task_id).run_at + timedelta(seconds=i) for i in range(100)]
+    made: list[UUID] = []
+
+    async def schedule(tx: Tx, _: UUID) -> None:
+        items = [work(task_id, scheduled_for=at, run_at=at) for at in instants]
+        made.extend(await queue.enqueue(tx, items))
+
+    await racing(database_url, schedule)
+    assert len(made) == len(instants)
+    assert await rows(db, "SELECT count(*) FROM due_work") == [(100,)]
+    assert await rows(db, "SELECT count(*) FROM event") == [(100,)]
+
+
+async def test_a_cancel_and_a_settlement_end_a_run_once(db: Database, database_url: str) -> None:
+    task_id = await make_task(db)
+    await enqueue(db, *(work(task_id) for _ in range(200)))
+
+    async def take(tx: Tx, worker_id: UUID) -> None:
+        while True:
+            found = await queue.lease(tx, worker_id=worker_id, limit=5, lease_for=LEASE)
+            if not found.leases:
+                return
+            await queue.settle(tx, [ended(held) for held in found.leases], worker_id=worker_id)
+
+    async def cancel() -> None:
+        async with db.connection() as tx:
+            for (run_id,) in await rows(tx, "SELECT id FROM due_work ORDER BY id DESC"):
+                await queue.cancel(tx, run_ids=[run_id])
+
+    await asyncio.gather(racing(database_url, take), cancel())
+    [(ends, runs)] = await rows(
+        db,
+        "SELECT count(*), count(DISTINCT run_id) FROM event "
+        "WHERE topic IN ('run.succeeded', 'run.canceled')",
+    )
+    assert (ends, runs) == (200, 200)
+    assert await rows(db, "SELECT count(*) FROM task_run") == [(200,)]
