@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from itertools import islice, takewhile
 from typing import Any, Final
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from ordinaut.api.dependencies import Work
 from ordinaut.api.lifecycle import amended, compiled, note
@@ -15,9 +17,10 @@ from ordinaut.api.schemas.timeline import (
     Backfill,
     BackfillResult,
     Difference,
+    Moved,
+    OccurrenceOut,
     OccurrencesOut,
     OccurrencesQuery,
-    PastOccurrence,
 )
 from ordinaut.engine.schedule import CompiledSchedule
 from ordinaut.errors import Conflict, InvalidInput
@@ -53,7 +56,7 @@ async def run_now(tx: Tx, work: Work, record: TaskRecord, body: RunNow) -> Run:
         concurrency_key=key,
         max_concurrency=most,
     )
-    await queue.enqueue(tx, [made])
+    await queue.enqueue(tx, [made], now=work.now)
     await queue.hint(tx)
     await note(tx, work, "run_now", task, after={"run_id": str(made.id)})
     return await runs.get(tx, made.id)
@@ -76,9 +79,9 @@ async def occurrences(tx: Tx, work: Work, task_id: UUID, query: OccurrencesQuery
     [timed] = await schedules.load(tx, [task_id])
     fires = record.task.status == "active"
     future = await _future(tx, timed, count=query.future) if fires else []
-    return OccurrencesOut(
-        past=[PastOccurrence.model_validate(entry) for entry in past], future=future
-    )
+    items = [OccurrenceOut.model_validate(entry) for entry in reversed(past)]
+    items += [OccurrenceOut(scheduled_for=at, verdict="upcoming") for at in future]
+    return OccurrencesOut(items=items)
 
 
 async def backfill(tx: Tx, work: Work, task_id: UUID, body: Backfill) -> BackfillResult:
@@ -115,15 +118,29 @@ async def difference(
     now = work.now
     old = await _instants(tx, record.task.schedule, now)
     new = await _instants(tx, after.schedule, now)
-    added, removed = sorted(set(new) - set(old)), sorted(set(old) - set(new))
+    moved = _moved(set(old) - set(new), set(new) - set(old), zone=after.schedule.timezone)
     return Difference(
         until=now + DIFFERENCE_OVER,
-        added=added[:MAX_DIFFERENCE],
-        removed=removed[:MAX_DIFFERENCE],
+        added=sorted(set(new) - set(old) - {pair.after for pair in moved}),
+        removed=sorted(set(old) - set(new) - {pair.before for pair in moved}),
+        moved=moved,
         kept=len(set(old) & set(new)),
         complete=max(len(old), len(new)) < MAX_DIFFERENCE,
         next_run_at=after.next_run_at,
     )
+
+
+def _moved(gone: set[datetime], come: set[datetime], *, zone: str) -> list[Moved]:
+    """Pair what goes and what comes on the same local day, in the order of time."""
+    days: dict[date, tuple[list[datetime], list[datetime]]] = defaultdict(lambda: ([], []))
+    for which, instants in enumerate((gone, come)):
+        for instant in sorted(instants):
+            days[instant.astimezone(ZoneInfo(zone)).date()][which].append(instant)
+    return [
+        Moved(before=before, after=after)
+        for _, (left, right) in sorted(days.items())
+        for before, after in zip(left, right, strict=False)
+    ]
 
 
 async def _future(tx: Tx, timed: Timed, *, count: int) -> list[datetime]:

@@ -155,8 +155,9 @@ async def test_a_paused_task_does_not_fire_and_a_resumed_one_does(
     assert resumed["status"] == "active"
     assert await ticked() == 0
     found = (await admin.get(f"/tasks/{task['id']}/occurrences")).json()
-    assert [one["verdict"] for one in found["past"]] == ["skipped_paused", "skipped_paused"]
-    assert found["future"][0] == "2026-11-26T09:00:00Z"
+    verdicts = [one["verdict"] for one in found["items"][:3]]
+    assert verdicts == ["skipped_paused", "skipped_paused", "upcoming"]
+    assert found["items"][2]["scheduled_for"] == "2026-11-26T09:00:00Z"
     clock.move(timedelta(days=1))
     assert await ticked() == 1
 
@@ -300,11 +301,14 @@ async def test_occurrences_link_to_their_runs(
 
     found = (await admin.get(f"/tasks/{task['id']}/occurrences", params={"future": 5})).json()
 
-    [past] = found["past"]
+    past, *coming = found["items"]
     assert (past["scheduled_for"], past["verdict"]) == ("2026-11-24T09:00:00Z", "started")
     assert past["run_status"] == "succeeded"
     assert (await admin.get(f"/runs/{past['run_id']}")).status_code == 200
-    assert found["future"] == ["2026-11-25T09:00:00Z", "2026-11-26T09:00:00Z"]
+    assert [(one["scheduled_for"], one["verdict"]) for one in coming] == [
+        ("2026-11-25T09:00:00Z", "upcoming"),
+        ("2026-11-26T09:00:00Z", "upcoming"),
+    ]
 
 
 async def test_a_dry_run_renders_the_steps_and_leaves_no_trace(

@@ -173,6 +173,22 @@ async def test_a_dry_patch_shows_the_difference_and_stores_nothing(
     assert (await admin.get(f"/tasks/{task['id']}")).json() == task
 
 
+async def test_a_dry_patch_pairs_what_moves_within_its_day(admin: httpx2.AsyncClient) -> None:
+    task = await create(admin)
+
+    answer = await admin.patch(
+        f"/tasks/{task['id']}?dry_run=true", json={"schedule_expr": "30 10 * * *"}
+    )
+
+    found = answer.json()
+    assert (found["added"], found["removed"], found["kept"]) == ([], [], 0)
+    assert len(found["moved"]) == 90
+    assert found["moved"][0] == {
+        "before": "2026-11-24T09:00:00Z",
+        "after": "2026-11-24T10:30:00Z",
+    }
+
+
 async def test_a_deleted_task_is_gone_and_its_runs_stay(
     admin: httpx2.AsyncClient, db: Database
 ) -> None:

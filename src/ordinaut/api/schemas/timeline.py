@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 from pydantic import Field
@@ -22,22 +22,21 @@ class OccurrencesQuery(Query):
     future: Annotated[int, Field(ge=0, le=1000)] = 10
 
 
-class PastOccurrence(Answer):
-    """What became of one occurrence: its run, or why there is none."""
+class OccurrenceOut(Answer):
+    """What became of one occurrence: its run, or why there is none; or that it is to come."""
 
     scheduled_for: Instant
-    verdict: Verdict
-    reason: str
-    run_id: UUID | None
-    run_status: RunStatus | None
-    decided_at: Instant
+    verdict: Verdict | Literal["upcoming"]
+    reason: str = ""
+    run_id: UUID | None = None
+    run_status: RunStatus | None = None
+    decided_at: Instant | None = None
 
 
 class OccurrencesOut(Answer):
-    """Past occurrences, the latest first, and the instants of the next ones."""
+    """The latest past occurrences and the next ones in one list, in the order of time."""
 
-    past: list[PastOccurrence]
-    future: list[Instant]
+    items: list[OccurrenceOut]
 
 
 class Backfill(Body):
@@ -60,6 +59,13 @@ class BackfillResult(Answer):
     go_on_after: Instant | None
 
 
+class Moved(Answer):
+    """An occurrence that a change takes to another time of the same day."""
+
+    before: Instant
+    after: Instant
+
+
 class Difference(Answer):
     """What a change would do to the occurrences up to ``until``.
 
@@ -69,6 +75,7 @@ class Difference(Answer):
     until: Instant
     added: list[Instant]
     removed: list[Instant]
+    moved: list[Moved]
     kept: int
     complete: bool
     next_run_at: Instant | None
