@@ -8,6 +8,7 @@ extension makes it load.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from starlette.types import Message, Receive, Scope, Send
@@ -30,6 +31,13 @@ log = telemetry.logger(__name__)
 async def refuse_all(scope: Scope, needed: str) -> None:
     """Stand in until the API says who may pass."""
     raise Forbidden(f"needs the scope {needed}")
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Stands as the route of a request that an extension answered."""
+
+    path: str
 
 
 class Gateway:
@@ -65,6 +73,9 @@ class Gateway:
             raise denial(name, capability)
         child = _child(scope, f"{root}/{name}", rest, member.lifespan_state)
         await self._run(member, child, receive, send)
+        # For the outer application's metrics: which route of the extension it was.
+        template = getattr(child.get("route"), "path", "")
+        scope["route"] = Served(f"{root}/{name}{template}")
 
     async def _run(self, member: Member, scope: Scope, receive: Receive, send: Send) -> None:
         answered = False

@@ -250,3 +250,26 @@ async def test_routes_that_the_operator_took_away_are_refused_by_name(tmp_path: 
     async with served(host(tmp_path, authorize=anyone, ext_options=options)) as client:
         answer = await client.get("/ext/demo/")
     assert (answer.status_code, answer.json()["code"]) == (503, "capability_denied")
+
+
+async def test_the_outer_application_learns_which_route_it_was(tmp_path: Path) -> None:
+    setup = """
+    router = APIRouter()
+    @router.get("/pets/{name}")
+    async def pet(name: str): return name
+    return router
+    """
+    write(tmp_path, "demo", extension("demo", wants="ROUTES", setup=setup), grants=["ROUTES"])
+    running = host(tmp_path, authorize=anyone)
+    seen: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["root_path"] = "/ext"
+        await running.gateway(scope, receive, send)
+        seen.append(scope["route"].path)
+
+    transport = httpx2.ASGITransport(app=app)
+    async with running, httpx2.AsyncClient(transport=transport, base_url="http://x") as client:
+        assert (await client.get("/ext/demo/pets/rex")).json() == "rex"
+        await client.get("/ext/demo/nothing")
+    assert seen == ["/ext/demo/pets/{name}", "/ext/demo"]
