@@ -5,6 +5,7 @@
     metronome ──► tick                  every scheduler, when something is due
     listener  ──► metronome, relay      NOTIFY: a hint beside polling
     relay     ──► Redis                 one scheduler at a time
+    waits     ──► runs that wait        one scheduler at a time, when an event has come
     leader    ──► housekeeping          one scheduler at a time
     report    ──► worker                its row, kind scheduler
 
@@ -38,16 +39,18 @@ from ordinaut.scheduler.loops import Loops
 from ordinaut.scheduler.metronome import Housekeeping, Metronome
 from ordinaut.scheduler.spine import Relay
 from ordinaut.scheduler.tick import tick
+from ordinaut.scheduler.waits import Waits
 from ordinaut.store import journal, pulse, queue, schedules, workers
 from ordinaut.store.database import Database
 from ordinaut.store.workers import State
 from ordinaut.telemetry import logger
 
-POOL_SIZE = 6  # tick, relay, report, two duties, and a job of the leader
+POOL_SIZE = 7  # tick, relay, waits, report, two duties, and a job of the leader
 BEAT_EVERY = 1.0  # seconds between beats of the pulse
 REPORT_EVERY = 5.0  # seconds between reports of this process
 LEADER_EVERY = 0.5  # seconds between looks at who is the leader
 RELAY_BUSY, RELAY_IDLE = 0.05, 0.2  # seconds between looks at the outbox
+WAITS_EVERY = 0.2  # seconds between looks for events that runs wait for
 RELAY_IDLE_AFTER = 40  # looks in a row that found nothing
 CONNECT_TIMEOUT = 5  # seconds
 FAREWELL = 0.7  # seconds to give back duties and say goodbye
@@ -82,6 +85,7 @@ class Scheduler:
         self._metronome = Metronome(clock)
         self._calendars = Calendars()
         self._relay = Relay(self._db, self._bus, clock)
+        self._waits = Waits(self._db)
         self._news = asyncio.Event()
         self._quiet = 0
         self._relaying = Leadership(self._db, clock, "relay", holder=self.id)
@@ -104,6 +108,7 @@ class Scheduler:
             "tick": self.tick_once,
             "listen": self._listen,
             "relay": self.relay_once,
+            "waits": self._wake_waiting,
             "lead": self._lead,
             "report": self._report,
         }
@@ -152,6 +157,10 @@ class Scheduler:
             ):
                 await self._news.wait()
         self._news.clear()
+
+    async def _wake_waiting(self) -> None:
+        if not await self._waits.run_once():
+            await asyncio.sleep(WAITS_EVERY)
 
     async def _beat(self) -> None:
         async with self._db.connection() as tx:
