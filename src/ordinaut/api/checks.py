@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Final
 
 import orjson
@@ -59,19 +58,38 @@ class PipelineCheck:
         return orjson.dumps({name: part for name, part in payload.items() if name != "params"})
 
 
-def next_occurrence(
-    schedule: Schedule, *, calendars: Mapping[str, Calendar], after: datetime
+class NextOccurrences:
+    """Finds the next occurrence of schedules; what was found holds until it comes."""
+
+    def __init__(self) -> None:
+        self._found: dict[Schedule, tuple[datetime, datetime | None]] = {}
+
+    def __call__(
+        self, schedule: Schedule, *, calendars: Mapping[str, Calendar], after: datetime
+    ) -> datetime | None:
+        """Return the first occurrence of ``schedule`` strictly after ``after``.
+
+        Raises :class:`InvalidSchedule` for one that can not be understood.
+        """
+        if schedule.exclude:
+            return _following(schedule, calendars, after)
+        if schedule.kind not in ANCHORED:  # then those that differ only in their creation share
+            schedule = replace(schedule, anchor=EPOCH)
+        since, following = self._found.get(schedule, (after, after))
+        if since <= after and (following is None or after < following):
+            return following
+        return self._look(schedule, after)
+
+    def _look(self, schedule: Schedule, after: datetime) -> datetime | None:
+        following = _following(schedule, {}, after)
+        if len(self._found) >= REMEMBERED:
+            self._found.clear()
+        self._found[schedule] = (after, following)
+        return following
+
+
+def _following(
+    schedule: Schedule, calendars: Mapping[str, Calendar], after: datetime
 ) -> datetime | None:
-    """Return the first occurrence of ``schedule`` strictly after ``after``."""
-    if schedule.exclude:
-        following = compile_schedule(schedule, calendars=calendars).next(after)
-        return None if following is None else following.at
-    if schedule.kind not in ANCHORED:  # then schedules that differ only in their creation share
-        schedule = replace(schedule, anchor=EPOCH)
-    return _next(schedule, after)
-
-
-@lru_cache(maxsize=REMEMBERED)
-def _next(schedule: Schedule, after: datetime) -> datetime | None:
-    following = compile_schedule(schedule).next(after)
-    return None if following is None else following.at
+    found = compile_schedule(schedule, calendars=calendars).next(after)
+    return None if found is None else found.at

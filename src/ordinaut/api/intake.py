@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from ordinaut.api.checks import PipelineCheck, next_occurrence
 from ordinaut.api.schemas.tasks import ScheduleFields, TaskIn
+from ordinaut.api.services import Services
 from ordinaut.engine.calendar import Calendar
 from ordinaut.errors import InvalidInput, InvalidSchedule
 from ordinaut.model import Schedule, Task, uuid7
@@ -59,13 +59,7 @@ def amended(task: Task, given: Mapping[str, Any], *, zone: str, now: datetime) -
     return replace(changed, version=task.version + 1, updated_at=now)
 
 
-def plan(
-    task: Task,
-    *,
-    check: PipelineCheck,
-    calendars: Mapping[str, Calendar],
-    now: datetime,
-) -> Task:
+def plan(task: Task, *, parts: Services, calendars: Mapping[str, Calendar], now: datetime) -> Task:
     """Check ``task`` and return it with its first occurrence after ``now``.
 
     Raises :class:`InvalidInput` with every problem of schedule and pipeline at once.
@@ -73,11 +67,12 @@ def plan(
     following: datetime | None = None
     errors: list[InvalidInput] = []
     try:
-        following = first_occurrence(task, calendars=calendars, after=now)
+        following = parts.following(task.schedule, calendars=calendars, after=now)
+        _check_fires(task, following, now)
     except InvalidInput as error:
         errors.append(error)
     try:
-        check(task.payload)
+        parts.check(task.payload)
     except InvalidInput as error:
         errors.append(error)
     if errors:
@@ -85,21 +80,14 @@ def plan(
     return replace(task, next_run_at=following)
 
 
-def first_occurrence(
-    task: Task, *, calendars: Mapping[str, Calendar], after: datetime
-) -> datetime | None:
-    """Return when ``task`` fires next; raises :class:`InvalidSchedule` when it never does."""
-    following = next_occurrence(task.schedule, calendars=calendars, after=after)
-    if following is None and task.schedule.kind not in ("event", "condition"):
-        raise InvalidSchedule.at("schedule_expr", _never(task, after), code="never_fires")
-    return following
-
-
-def _never(task: Task, after: datetime) -> str:
-    moment = after.isoformat(timespec="seconds")
+def _check_fires(task: Task, following: datetime | None, now: datetime) -> None:
+    if following is not None or task.schedule.kind in ("event", "condition"):
+        return
+    moment = now.isoformat(timespec="seconds")
+    message = f"nothing follows after {moment}"
     if task.schedule.kind == "once":
-        return f"{task.schedule.expr} is in the past: it is {moment}"
-    return f"nothing follows after {moment}"
+        message = f"{task.schedule.expr} is in the past: it is {moment}"
+    raise InvalidSchedule.at("schedule_expr", message, code="never_fires")
 
 
 def _together(errors: list[InvalidInput]) -> InvalidInput:

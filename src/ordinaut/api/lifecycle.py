@@ -48,7 +48,7 @@ async def create_batch(tx: Tx, work: Work, bodies: Sequence[TaskIn]) -> list[Tas
     for index, body in enumerate(bodies):
         try:
             task = draft(work, body, now=now)
-            made.append(intake.plan(task, check=work.parts.check, calendars=known, now=now))
+            made.append(intake.plan(task, parts=work.parts, calendars=known, now=now))
         except InvalidInput as error:
             problems += [replace(p, path=f"tasks[{index}].{p.path}") for p in error.problems]
     if problems:
@@ -68,7 +68,7 @@ def draft(work: Work, body: TaskIn, *, now: datetime | None = None) -> Task:
 async def planned(tx: Tx, work: Work, task: Task) -> Task:
     """Check ``task`` and return it with its next occurrence."""
     known = await calendars.named(tx, task.schedule.exclude)
-    return intake.plan(task, check=work.parts.check, calendars=known, now=work.now)
+    return intake.plan(task, parts=work.parts, calendars=known, now=work.now)
 
 
 async def amend(tx: Tx, work: Work, record: TaskRecord, given: Mapping[str, Any]) -> TaskRecord:

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from ordinaut.api import docs, errors
 from ordinaut.api.auth import Authenticator
-from ordinaut.api.checks import PipelineCheck
+from ordinaut.api.checks import NextOccurrences, PipelineCheck
 from ordinaut.api.dependencies import authenticate
 from ordinaut.api.middleware import BodyLimit, RequestContext, SecurityHeaders
 from ordinaut.api.routes import (
@@ -99,7 +99,8 @@ async def _services(settings: Settings, clock: Clock) -> AsyncIterator[Services]
     auth = Authenticator(settings, db, clock)
     host = ExtensionHost(settings, db=db, authorize=_authorize)
     async with db, Bus(settings.redis_url) as bus, host:
-        yield Services(settings, clock, db, bus, auth, host, PipelineCheck(host.tools))
+        check = PipelineCheck(host.tools)
+        yield Services(settings, clock, db, bus, auth, host, check, NextOccurrences())
 
 
 async def _extensions(scope: Scope, receive: Receive, send: Send) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ordinaut.api.auth import Authenticator
-from ordinaut.api.checks import PipelineCheck
+from ordinaut.api.checks import NextOccurrences, PipelineCheck
 from ordinaut.bus import Bus
 from ordinaut.clock import Clock
 from ordinaut.config import Settings
@@ -25,6 +25,7 @@ class Services:
     auth: Authenticator
     host: ExtensionHost
     check: PipelineCheck
+    following: NextOccurrences
 
     @property
     def tools(self) -> ToolRegistry:

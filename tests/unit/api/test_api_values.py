@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ordinaut.api.checks import PipelineCheck, next_occurrence
+from ordinaut.api.checks import NextOccurrences, PipelineCheck
 from ordinaut.api.dependencies import if_match
 from ordinaut.api.errors import STATUS, path, status_of
 from ordinaut.api.paging import cursor_id, cursor_seq, encode_cursor, paged
@@ -194,14 +194,20 @@ def test_remembered_checks_do_not_let_bad_parameters_pass() -> None:
 
 def test_remembered_occurrences_are_those_of_the_same_schedule() -> None:
     now = datetime(2026, 11, 23, 12, tzinfo=UTC)
-    later = now + timedelta(minutes=7)
+    hour = timedelta(hours=1)
+    find = NextOccurrences()
 
-    def following(kind: str, expr: str, anchor: datetime) -> datetime | None:
+    def following(kind: str, expr: str, anchor: datetime, after: datetime) -> datetime | None:
         schedule = Schedule(kind, expr, "UTC", anchor)  # type: ignore[arg-type]
-        return next_occurrence(schedule, calendars={}, after=later)
+        return find(schedule, calendars={}, after=after)
 
-    for _ in range(2):
-        assert following("interval", "PT1H", now) == now + timedelta(hours=1)
-        assert following("interval", "PT1H", later) == later + timedelta(hours=1)
-        assert following("cron", "0 13 * * *", now) == now + timedelta(hours=1)
-        assert following("cron", "0 13 * * *", later) == now + timedelta(hours=1)
+    for minutes in (7, 3, 7, 59):
+        after = now + timedelta(minutes=minutes)
+        assert following("interval", "PT1H", now, after) == now + hour
+        assert following("interval", "PT1H", after, after) == after + hour
+        assert following("cron", "0 13 * * *", now, after) == now + hour
+        assert following("cron", "0 13 * * *", after, after) == now + hour
+        assert following("once", "2026-11-23T12:00:00Z", now, after) is None
+    for after in (now + hour, now + 2 * hour, now, now + 3 * hour):
+        expected = now + hour if after == now else now + 25 * hour
+        assert following("cron", "0 13 * * *", now, after) == expected
