@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Literal, TypeAlias
 
 from psycopg import errors, sql
@@ -14,6 +14,7 @@ Parent: TypeAlias = Literal["task_run", "step_run", "event"]
 SQL = Queries("upkeep")
 
 RUN_TABLES: tuple[Parent, ...] = ("task_run", "step_run")
+_OF_LIVE_RUNS = ("step_run",)
 
 # What is deleted by age, and how old it may become at most.
 _BRIEF = (
@@ -42,13 +43,28 @@ async def ensure_partitions(db: Database, *, first: date, days: int) -> list[dat
 
 
 async def drop_partitions(tx: Tx, parent: Parent, *, before: date) -> list[str]:
-    """Drop the partitions of days before ``before``; returns their names."""
+    """Drop the partitions of days before ``before``; returns their names.
+
+    A day of which a run has not ended (it may wait for months) keeps its checkpoints.
+    """
     await tx.execute(SQL["lock_timeout"])
     found = await (await tx.execute(SQL["partitions"], {"parent": parent})).fetchall()
     old = [name for (name,) in found if name.removeprefix(f"{parent}_") < f"{before:%Y%m%d}"]
+    if parent in _OF_LIVE_RUNS:
+        old = [name for name in old if not await _lives(tx, _day(name))]
     for name in old:
         await tx.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(name)))
     return old
+
+
+async def _lives(tx: Tx, day: datetime) -> bool:
+    values = {"begins": day, "ends": day + timedelta(days=1)}
+    row = await (await tx.execute(SQL["lives"], values)).fetchone()
+    return row is not None and bool(row[0])
+
+
+def _day(partition: str) -> datetime:
+    return datetime.strptime(partition[-8:], "%Y%m%d").replace(tzinfo=UTC)
 
 
 async def is_relayed(tx: Tx, *, before: datetime) -> bool:

@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import httpx2
 import pytest
+from alembic import command
 from fastapi import FastAPI
+from psycopg.types.json import Jsonb
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
 
-from calling import AgentOf, act, assert_problem, create, rows
-from ordinaut.model import Json
-from ordinaut.store import queue
+import queueing
+from calling import (
+    NOW,
+    AgentOf,
+    act,
+    assert_problem,
+    client_to,
+    create,
+    make_agent,
+    rows,
+    settings_of,
+    started,
+)
+from ordinaut.clock import SystemClock, TravelClock
+from ordinaut.engine.registry import ToolRegistry
+from ordinaut.model import Json, uuid7
+from ordinaut.scheduler import janitor
+from ordinaut.scheduler.janitor import HOLDING, Holding
+from ordinaut.store import leaders, migrate, queue
 from ordinaut.store.database import Database
+from ordinaut.store.upkeep import ensure_partitions
 from working import until, worker
 
 ASK = {"id": "ask", "wait_for": {"approval": {"message": "Pay ${params.n}?"}}}
@@ -258,3 +280,94 @@ async def test_what_is_said_to_a_run_is_checked(admin: httpx2.AsyncClient) -> No
               "payload": {"pipeline": [bad]}},
     )  # fmt: skip
     assert_problem(answer, status=422)
+
+
+async def test_a_run_that_waits_for_a_month_holds_no_worker_and_survives_restarts(
+    app: FastAPI, admin: httpx2.AsyncClient, db: Database, database_url: str
+) -> None:
+    calls: list[int] = []
+    registry = ToolRegistry()
+
+    async def count() -> None:
+        calls.append(1)
+
+    for name in ("before", "after"):
+        registry.register(f"test.{name}", count)
+    steps: list[Json] = [{"id": "a", "uses": "test.before"}, ASK, {"id": "b", "uses": "test.after"}]
+    payload = {"params": {"n": 7}, "pipeline": steps}
+    [(owner,)] = await rows(db, "SELECT id FROM agent WHERE name = 'admin'")
+    task_id = await queueing.make_task(db, payload=payload, created_by=owner)
+    begun = datetime.now(UTC) - timedelta(days=31)
+    run_id = born(begun)
+    await ensure_partitions(db, first=begun.date(), days=1)
+    await queueing.enqueue(db, queueing.work(task_id, id=run_id))
+    async with worker(database_url, registry):
+        await until_run(admin, str(run_id), "waiting")
+    await set_back(db, str(run_id), timedelta(days=31))
+
+    # The month passes: workers come and go, history is dropped.
+    async with worker(database_url, registry) as idle:
+        assert (await queueing.lease(db), idle.health()[1]["running"]) == ([], 0)
+    async with db.connection() as tx:
+        epoch = await leaders.seize(tx, "housekeeping", holder=uuid7(), lease=timedelta(minutes=9))
+    assert epoch is not None
+    brief = settings_of(db.url).model_copy(update={"retention_days": 7})
+    HOLDING.set(Holding(db, brief, SystemClock(), epoch))
+    await janitor.drop_history()
+    seen = (await admin.get(f"/runs/{run_id}")).json()
+    assert (seen["status"], seen["worker_id"]) == ("waiting", None)
+    assert [s["id"] for s in seen["steps"]] == ["a", "ask"]
+
+    await act(admin, f"/runs/{run_id}/approve")
+    async with worker(database_url, registry):
+        await until_run(admin, str(run_id), "succeeded")
+    assert len(calls) == 2
+
+    await janitor.drop_history()  # and when it has ended, its day goes as well
+    left = await rows(db, "SELECT count(*) FROM step_run WHERE run_id = %s", run_id)
+    assert left == [(0,)]
+
+
+async def test_a_run_that_waits_survives_an_upgrade(empty_database_url: str) -> None:
+    steps = [say("a"), {"id": "ask", "wait_for": "approval"}, say("b")]
+    engine = create_engine(migrate.sqlalchemy_url(empty_database_url), poolclass=NullPool)
+    with engine.connect() as connection:
+        command.upgrade(migrate._config(connection), "0001_initial")
+        connection.commit()
+    engine.dispose()
+    async with Database(empty_database_url) as db:
+        item = queueing.work(await queueing.make_task(db, payload={"pipeline": steps}))
+        await queueing.enqueue(db, item)
+        async with db.transaction() as tx:
+            await tx.execute(
+                "UPDATE due_work SET state = 'waiting', resumed = true,"
+                " run_at = '9999-01-01 UTC', wait = %s",
+                (Jsonb([{"step_id": "ask", "kind": "approval"}]),),
+            )
+            for step_id, status, uses, output in (
+                ("a", "succeeded", "core.log", {}),
+                ("ask", "waiting", "", {"wait": {"kind": "approval"}}),
+            ):
+                await tx.execute(
+                    "INSERT INTO step_run (run_id, step_id, status, attempt, uses, started_at,"
+                    " output) VALUES (%s, %s, %s, 1, %s, now(), %s)",
+                    (item.id, step_id, status, uses, Jsonb(output)),
+                )
+        migrate.upgrade(empty_database_url)
+
+        settings = settings_of(empty_database_url)
+        _, key = await make_agent(db, settings, "admin", name="admin")
+        async with (
+            started(settings, TravelClock(NOW)) as app,
+            client_to(app, key) as admin,
+            worker(empty_database_url, app.state.services.tools),
+        ):
+            await act(admin, f"/runs/{item.id}/approve")
+            ended = await until_run(admin, str(item.id), "succeeded")
+        assert [s["attempt"] for s in ended["steps"]] == [1, 1, 1]
+
+
+def born(at: datetime) -> UUID:
+    """Return an id of a run that was made at an instant."""
+    low = uuid7().int & ((1 << 80) - 1)
+    return UUID(int=int(at.timestamp() * 1000) << 80 | low)

@@ -10,6 +10,11 @@ SELECT child.relname
  WHERE i.inhparent = to_regclass(%(parent)s) AND child.relname ~ '_\d{8}$'
  ORDER BY child.relname;
 
+-- name: lives
+-- Whether a run that began in this time has not ended.
+SELECT EXISTS (
+    SELECT FROM due_work WHERE id >= uuid7_floor(%(begins)s) AND id < uuid7_floor(%(ends)s));
+
 -- name: relayed
 -- Whether the relay has passed all events of the partitions that end before an instant.
 SELECT NOT EXISTS (
@@ -26,7 +31,9 @@ SELECT set_config('lock_timeout', '1s', true);
 DELETE FROM task_run_default WHERE id < uuid7_floor(%(before)s);
 
 -- name: old_steps
-DELETE FROM step_run_default WHERE run_id < uuid7_floor(%(before)s);
+DELETE FROM step_run_default AS s
+ WHERE s.run_id < uuid7_floor(%(before)s)
+   AND NOT EXISTS (SELECT FROM due_work AS w WHERE w.id = s.run_id);
 
 -- name: old_events
 DELETE FROM event_default AS e USING event_cursor AS c
