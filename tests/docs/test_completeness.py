@@ -81,7 +81,7 @@ def test_files_and_tests_that_pages_name_exist() -> None:
         for word in code("\n".join(prose(page))):
             if re.fullmatch(r"(src|tests|docs|benchmarks|requirements)/[\w./-]+", word):
                 assert (ROOT / word).exists(), f"{page.name}: {word}"
-            if re.fullmatch(r"[a-z]+(/[a-z_]+)+\.(py|sql)", word) and not word.startswith("tests"):
+            if re.fullmatch(r"[a-z]+(/[a-z_]+)+\.(py|sql)", word) and not (ROOT / word).exists():
                 assert (SOURCE / word).exists(), f"{page.name}: {word}"
             if re.fullmatch(r"test_[a-z0-9_]+", word):
                 assert f"def {word}(" in tests, f"{page.name}: {word}"
