@@ -15,7 +15,7 @@ import psutil
 import psycopg
 import pytest
 
-pytestmark = [pytest.mark.xdist_group("dev"), pytest.mark.chaos]
+pytestmark = pytest.mark.chaos
 
 PATIENCE = 60  # seconds; the machine may be busy
 
