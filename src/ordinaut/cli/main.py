@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ordinaut.cli import doctor, extensions, servers
+from ordinaut.cli import doctor, extensions, preview, runs, servers, tasks
 from ordinaut.errors import InvalidInput, OrdinautError
 
 app = typer.Typer(
@@ -20,6 +20,9 @@ app = typer.Typer(
 )
 servers.add_to(app)
 doctor.add_to(app)
+preview.add_to(app)
+tasks.add_to(app)
+runs.add_to(app)
 extensions.add_to(app)
 
 
