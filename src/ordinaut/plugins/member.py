@@ -72,7 +72,7 @@ class Member:
         self._limits = limits
         self._extension: Extension | None = None
         self._life: Life | None = None
-        self._failed_at = 0.0
+        self._raised_at: float | None = None
         self._lock = asyncio.Lock()
 
     @property
@@ -87,12 +87,11 @@ class Member:
 
     @property
     def may_try_again(self) -> bool:
-        """Whether it failed to start some time ago: what it needs may have come back."""
-        return (
-            self.state == "failed"
-            and "start" in self.seconds
-            and time.monotonic() - self._failed_at >= RETRY_SECONDS
-        )
+        """Whether its start raised some time ago: what it needs may have come back.
+
+        What hung or ran away would only do so again.
+        """
+        return self._raised_at is not None and time.monotonic() - self._raised_at >= RETRY_SECONDS
 
     async def load(self) -> None:
         """Import the code and call ``setup``; the state tells how it went."""
@@ -136,6 +135,7 @@ class Member:
         except Exception as error:
             log.exception("extension.fault", extension=self.found.id, verb=verb)
             self._fail(f"{verb}: {type(error).__name__}: {error}")
+            self._raised_at = time.monotonic() if verb == "start" else None
         self.seconds[verb] = time.monotonic() - began
 
     async def end_runaway(self) -> None:
@@ -145,7 +145,6 @@ class Member:
 
     def _fail(self, reason: str) -> None:
         self.state, self.reason = "failed", reason
-        self._failed_at = time.monotonic()
         self._withdraw()
         log.warning("extension.failed", extension=self.found.id, reason=reason)
 

@@ -9,6 +9,7 @@ import pytest
 from extending import HELLO, extension, host, shown, write
 from ordinaut.errors import ExtensionError, NotFound
 from ordinaut.plugins import loader
+from ordinaut.plugins.member import RETRY_SECONDS
 
 
 async def test_the_built_in_packs_offer_their_plain_names() -> None:
@@ -161,3 +162,19 @@ async def test_an_extension_that_calls_itself_something_else_is_refused(tmp_path
     write(tmp_path, "mask", HELLO, grants=["ROUTES"], eager=True)
     async with host(tmp_path) as running:
         assert shown(running, "mask").reason == "info() says 'hello', the manifest says 'mask'"
+
+
+async def test_an_extension_whose_start_raised_may_try_again(tmp_path: Path) -> None:
+    needed = tmp_path / "needed"
+    more = f"async def on_startup(self, app): open({str(needed)!r}).close()"
+    write(tmp_path / "ext", "demo", extension("demo", more=more), grants=["ROUTES"])
+    async with host(tmp_path / "ext") as running:
+        for _ in range(2):
+            with pytest.raises(ExtensionError, match="FileNotFoundError"):
+                await running.started("demo")
+        needed.touch()
+        member = running._members["demo"]
+        assert member.may_try_again is False
+        assert member._raised_at is not None
+        member._raised_at -= RETRY_SECONDS
+        assert (await running.started("demo")).state == "started"
