@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ordinaut.cli import doctor, extensions, preview, runs, servers, tasks
+from ordinaut.cli import agents, doctor, extensions, preview, runs, servers, tasks
 from ordinaut.errors import InvalidInput, OrdinautError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ preview.add_to(app)
 tasks.add_to(app)
 runs.add_to(app)
 extensions.add_to(app)
+agents.add_to(app)
 
 
 def _show_version(wanted: bool) -> None:
