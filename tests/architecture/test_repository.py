@@ -101,7 +101,12 @@ def test_the_locks_satisfy_what_the_project_asks_for():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     runs = [*project["dependencies"], *extras["embedded"], *extras["build"]]
-    for lock, wanted in [("run.txt", runs), ("test.txt", [*runs, *extras["dev"]])]:
+    tests = [*runs, *extras["dev"]]
+    for lock, wanted in [
+        ("run.txt", runs),
+        ("test.txt", tests),
+        ("bench.txt", [*tests, *extras["bench"]]),
+    ]:
         pinned = pins(lock)
         for requirement in map(Requirement, wanted):
             if requirement.name != "ordinaut":
@@ -110,9 +115,8 @@ def test_the_locks_satisfy_what_the_project_asks_for():
 
 
 def test_the_locks_agree_and_every_pin_has_a_hash():
-    run, test = pins("run.txt"), pins("test.txt")
-    assert run.items() <= test.items()
-    for lock in ("run.txt", "test.txt", "docs.txt"):
+    assert pins("run.txt").items() <= pins("test.txt").items() <= pins("bench.txt").items()
+    for lock in ("run.txt", "test.txt", "bench.txt", "docs.txt"):
         text = (ROOT / "requirements" / lock).read_text()
         assert text.count("--hash=sha256:") >= len(pins(lock))
         assert "://" not in text
