@@ -60,6 +60,21 @@ class Handler(BaseHTTPRequestHandler):
     def on_loop(self, path: str, query: dict[str, str], body: bytes) -> None:
         self.reply(302, b"", location="/loop")
 
+    def on_pages(self, path: str, query: dict[str, str], body: bytes) -> None:
+        """Seven numbers, three a page; the next page is told in every way there is."""
+        first = int(query.get("after", 0))
+        numbers = list(range(first, min(first + 3, 7)))
+        token = numbers[-1] + 1 if numbers and numbers[-1] < 6 else None
+        following = f"/pages?after={token}" if token else None
+        said = {"rows": numbers, "next": following, "cursor": token}
+        link = {"link": f'<{following}>; rel="next"'} if following else {}
+        content = json.dumps(said).encode()
+        self.reply(200, content, content_type="application/json", **link)
+
+    def on_away(self, path: str, query: dict[str, str], body: bytes) -> None:
+        content = b'{"rows": [], "next": "http://127.0.0.2/steal"}'
+        self.reply(200, content, content_type="application/json")
+
     def on_cookie(self, path: str, query: dict[str, str], body: bytes) -> None:
         self.reply(200, b"", set_cookie="who=someone; Path=/")
 
@@ -155,6 +170,45 @@ async def test_every_call_carries_the_key_of_its_step(kit: ExtensionKit, server:
     assert answer["json"]["headers"]["idempotency-key"] == f"{run}:step"
     own = await request(kit, f"{server}/echo", headers={"Idempotency-Key": "mine"})
     assert own["json"]["headers"]["idempotency-key"] == "mine"
+
+
+@pytest.mark.parametrize(
+    "auth",
+    [{"bearer": "t0k"}, {"basic": {"username": "ana", "password": "pa:ss"}}],
+)
+async def test_credentials_are_sent_as_the_scheme_wants(
+    kit: ExtensionKit, server: str, auth: dict[str, Any]
+) -> None:
+    sent = (await request(kit, f"{server}/echo", auth=auth))["json"]["headers"]
+    expected = "Bearer t0k" if "bearer" in auth else "Basic YW5hOnBhOnNz"
+    assert sent["authorization"] == expected
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [{"next": "json.next"}, {"next": "json.cursor", "param": "after"}, {"next": "links.next"}],
+)
+async def test_pages_are_collected(kit: ExtensionKit, server: str, rule: dict[str, str]) -> None:
+    paginate = {"items": "rows", **rule}
+    answer = await request(kit, f"{server}/pages", paginate=paginate)
+    assert answer["items"] == [0, 1, 2, 3, 4, 5, 6]
+    assert (answer["pages"], answer["truncated"], answer["status"]) == (3, False, 200)
+    answer = await request(kit, f"{server}/pages", paginate={**paginate, "max_pages": 2})
+    assert answer["items"] == [0, 1, 2, 3, 4, 5]
+    assert (answer["pages"], answer["truncated"]) == (2, True)
+
+
+async def test_credentials_do_not_follow_a_page_to_another_host(
+    kit: ExtensionKit, server: str
+) -> None:
+    with pytest.raises(ToolError, match="lies on another host") as refused:
+        await request(kit, f"{server}/away", paginate={"items": "rows", "next": "json.next"})
+    assert not refused.value.retryable
+
+
+async def test_items_that_are_no_list_fail_the_step(kit: ExtensionKit, server: str) -> None:
+    with pytest.raises(ToolError, match="does not yield a list"):
+        await request(kit, f"{server}/echo", paginate={"items": "method", "next": "json.next"})
 
 
 @pytest.mark.parametrize(
@@ -279,6 +333,9 @@ async def test_what_is_not_a_web_address_is_refused_for_good(kit: ExtensionKit, 
         {"timeout_seconds": 0},
         {"headers": {"a": 1}},
         {"unknown": True},
+        {"auth": {}},
+        {"auth": {"bearer": "a", "basic": {"username": "a", "password": "b"}}},
+        {"paginate": {"items": "a"}},
     ],
 )
 async def test_arguments_that_make_no_sense_are_refused(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ordinaut.extensions.http.guard import Policy
-from ordinaut.extensions.http.request import INPUT_SCHEMA, Requests
+from ordinaut.extensions.http.request import Requests
+from ordinaut.extensions.http.schema import INPUT_SCHEMA
 from ordinaut.plugins.base import Capability, Context, Extension, ExtensionInfo, Tools
 
 
