@@ -1,19 +1,23 @@
-"""What people decide about runs that wait: approve or reject.
+"""What people decide about runs: approve, reject, and try again.
 
-Who may decide: an approval that names a scope is for those who hold it, and for nobody else,
-not even the owner of the task; any other is for those who may write the run.
+A person is asked by an approval, and by a call that may or may not have happened. Who may
+decide: an approval that names a scope is for those who hold it, and for nobody else, not even
+the owner of the task; any other is for those who may write the run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 from uuid import UUID
 
 from ordinaut.api.dependencies import Work
 from ordinaut.api.schemas.runs import Decision
 from ordinaut.api.scopes import of_approval
-from ordinaut.engine import waiting
+from ordinaut.engine import doubt, waiting
+from ordinaut.engine.nearest import hint
+from ordinaut.engine.pipeline import parse_pipeline
 from ordinaut.errors import Conflict, Forbidden, InvalidInput, NotFound
 from ordinaut.model import Event, Json, StepRecord
 from ordinaut.store import audit, journal, queue, runs, waits
@@ -21,7 +25,8 @@ from ordinaut.store.database import Tx
 from ordinaut.store.runs import Run
 from ordinaut.store.waits import Answer
 
-KINDS: Final = ("approval",)  # of questions that a person answers
+KINDS: Final = ("approval", doubt.KIND)  # of questions that a person answers
+REPEATABLE: Final = ("failed", "canceled", "dead")
 WORDS: Final = {True: "approved", False: "rejected"}
 
 
@@ -42,33 +47,83 @@ async def decide(tx: Tx, work: Work, run_id: UUID, *, body: Decision, approved: 
     until = waiting.asked_again(question).until
     if until is not None and until <= held.now:
         raise Conflict(f"the answer had to come before {until.isoformat()}")
-    await _answer(tx, work, run, question, note=body.note, approved=approved)
+    if "output" in body.model_fields_set and not (approved and doubt.still_open(question)):
+        raise InvalidInput.at("output", "only a step whose effect is unknown is given an output")
+    await _answer(tx, work, run, question, body=body, approved=approved)
     return await runs.get(tx, run_id)
 
 
+async def retry(tx: Tx, work: Work, run_id: UUID, *, from_step: str | None) -> Run:
+    """Queue a run once more that ended badly, or one that waits because of a call in doubt.
+
+    Raises :class:`Conflict` for any other run.
+    """
+    held = (await waits.hold(tx, [run_id])).get(run_id)
+    run = await runs.get(tx, run_id, owner=work.owner)
+    if held is not None and from_step is None and await waits.forget_doubts(tx, run_id):
+        await waits.wake(tx, [run_id], reason="redriven")
+    elif run.status in REPEATABLE:
+        forget = () if from_step is None else await _since(tx, run, from_step)
+        await queue.redrive(tx, run_id, forget=forget)
+    else:
+        raise Conflict(f"a run that is {run.status} can not be retried")
+    await queue.hint(tx)
+    after = None if from_step is None else {"from_step": from_step}
+    await audit.record(
+        tx, work.actor, action="run.retry", entity="run", entity_id=run_id, after=after
+    )
+    return await runs.get(tx, run_id)
+
+
+async def _since(tx: Tx, run: Run, step_id: str) -> frozenset[str]:
+    """Return the steps that are done again when a run begins again at ``step_id``."""
+    version = (run.task_id, run.task_version)
+    definition = (await queue.definitions(tx, [version]))[version]
+    pipeline = parse_pipeline(definition.payload, registry=None)
+    found = pipeline.since(step_id)
+    if found is None:
+        names = [step.id for step in pipeline.walk()]
+        raise InvalidInput.at("from_step", f"there is no step {step_id!r}{hint(step_id, names)}")
+    return found
+
+
 async def _answer(
-    tx: Tx, work: Work, run: Run, question: StepRecord, *, note: str, approved: bool
+    tx: Tx, work: Work, run: Run, question: StepRecord, *, body: Decision, approved: bool
 ) -> None:
     said: dict[str, Json] = {
         "approved": approved,
         "by": work.agent.name,
-        "note": note or None,
+        "note": body.note or None,
         "at": work.now.isoformat(),
         "scope": _scope(question),
     }
     told = {"step_id": question.step_id, "item": question.index, **said}
     await journal.emit(tx, [_fact(run, told, approved=approved)])
-    answered = Answer(
+    await waits.answer(
+        tx, [_answered(run, question, said, output=body.output)], reason=WORDS[approved]
+    )
+    action = "run.approve" if approved else "run.reject"
+    await audit.record(tx, work.actor, action=action, entity="run", entity_id=run.id, after=told)
+    await queue.hint(tx)
+
+
+def _answered(run: Run, question: StepRecord, said: dict[str, Json], *, output: Json) -> Answer:
+    approved = bool(said["approved"])
+    base = Answer(
         run_id=run.id,
         step_id=question.step_id,
         index=question.index,
         output=said,
         announce=approved,
     )
-    await waits.answer(tx, [answered], reason=WORDS[approved])
-    action = "run.approve" if approved else "run.reject"
-    await audit.record(tx, work.actor, action=action, entity="run", entity_id=run.id, after=told)
-    await queue.hint(tx)
+    if doubt.still_open(question) is None:
+        return base
+    return replace(
+        base,
+        status="succeeded" if approved else "failed",
+        output=output,
+        error={**question.error, "details": said},
+    )
 
 
 def _fact(run: Run, told: Json, *, approved: bool) -> Event:

@@ -24,7 +24,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from ordinaut.clock import Clock
-from ordinaut.engine import values, waiting
+from ordinaut.engine import doubt, values, waiting
 from ordinaut.engine.attempt import Attempt, Context, error_json, gave_up, is_over, shown_error
 from ordinaut.engine.context import RunContext
 from ordinaut.engine.invocation import Invoker
@@ -172,6 +172,10 @@ class _Execution:
             if is_over(prior) and not _is_answer(step, prior):
                 return prior
             attempt.prior = prior
+            if (wait := doubt.still_open(prior)) is not None:
+                return Suspended((wait,), ())
+            if (refused := doubt.denial(prior)) is not None:
+                return await self._handle(attempt, refused)
             if gave_up(prior) and isinstance(step.on_error, Step):
                 return await self._run_handler(attempt, prior)
             attempt.number = prior.attempt + (prior.status == "failed")
@@ -219,10 +223,12 @@ class _Execution:
         """Try again, go on as ``on_error`` says, or stop the run."""
         step = attempt.step
         error.path = error.path or step.path
+        if isinstance(error, EffectUnknown):
+            # What may have happened in the world is for a person to decide, not for on_error.
+            return doubt.ask(attempt, error, now=self._clock.now())
         outcome = Failed(error, (), step.id, attempt.number, step.max_retries, step.backoff)
         final = final or self._is_final(outcome)
-        # What may have happened in the world is for a person to decide, not for on_error.
-        handled = final and step.on_error != "fail" and not isinstance(error, EffectUnknown)
+        handled = final and step.on_error != "fail"
         problem = error_json(error, final=final, handled=handled and step.on_error == "continue")
         record = attempt.failed(problem, self._clock.now())
         if not handled:

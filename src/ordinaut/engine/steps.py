@@ -12,7 +12,7 @@ from ordinaut.engine.tool import Tool
 from ordinaut.model import Backoff, Json
 
 OnError: TypeAlias = "Literal['fail', 'continue'] | Step"
-WaitKind: TypeAlias = Literal["until", "event", "approval"]
+WaitKind: TypeAlias = Literal["until", "event", "approval", "effect_unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,18 @@ class Pipeline:
     steps: tuple[Step, ...]
     output: Template | None = None
 
+    def since(self, step_id: str) -> frozenset[str] | None:
+        """Return the ids of the records of a step and of all that comes after it.
+
+        A member of a group takes its group along but not the other members; the handler of a
+        failure takes the step that failed along. ``None``: there is no such step.
+        """
+        for place, step in enumerate(self.steps):
+            found = _since(step, step_id)
+            if found is not None:
+                return found.union(*(_records(later) for later in self.steps[place + 1 :]))
+        return None
+
     def walk(self) -> Iterator[Step]:
         """Yield every step, with those inside of parallel groups and error handlers."""
         pending = list(reversed(self.steps))
@@ -102,3 +114,19 @@ class Pipeline:
             if isinstance(step.on_error, Step):
                 pending.append(step.on_error)
             pending.extend(reversed(step.parallel))
+
+
+def _since(step: Step, wanted: str) -> frozenset[str] | None:
+    handler = step.on_error
+    if step.id == wanted or (isinstance(handler, Step) and _since(handler, wanted)):
+        return _records(step)
+    for child in step.parallel:
+        if (found := _since(child, wanted)) is not None:
+            return found | {step.id}
+    return None
+
+
+def _records(step: Step) -> frozenset[str]:
+    """Return the ids under which a step, its members and its handlers are recorded."""
+    inner = (*step.parallel, *((step.on_error,) if isinstance(step.on_error, Step) else ()))
+    return frozenset({step.id, step.wait_id}).union(*map(_records, inner))

@@ -36,7 +36,7 @@ _KEYS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wait:
-    """One question of a suspended run; ``step_id`` is that of its record.
+    """One question of a suspended run; ``step_id`` and ``index`` are those of its record.
 
     ``until`` is the instant the run goes on (kind ``until``) or gives up (``None``: never).
     """
@@ -48,6 +48,7 @@ class Wait:
     filter: str | None = None
     message: str | None = None
     scope: str | None = None
+    index: int | None = None
 
     def to_json(self) -> dict[str, Json]:
         """Return the question as its record keeps it."""
@@ -58,6 +59,7 @@ class Wait:
             "filter": self.filter,
             "message": self.message,
             "scope": self.scope,
+            "index": self.index,
         }
         return {key: value for key, value in given.items() if value is not None}
 
@@ -235,12 +237,17 @@ def checked_answer(step: Step, record: StepRecord) -> StepRecord:
     answer = record.output
     assert step.wait_for is not None
     if step.wait_for.kind == "approval" and isinstance(answer, dict) and not answer.get("approved"):
-        by, note = answer.get("by"), answer.get("note")
-        message = f"{step.path}: it was rejected"
-        message += f" by {by}" if by else ""
-        message += f": {note}" if note else ""
-        raise WaitRefused(message, details={**answer})
+        raise refusal(answer, path=step.path)
     return record
+
+
+def refusal(answer: Mapping[str, Json], *, path: str) -> WaitRefused:
+    """Return the failure that says who rejected what was asked at ``path``, and why."""
+    by, note = answer.get("by"), answer.get("note")
+    message = f"{path}: it was rejected"
+    message += f" by {by}" if by else ""
+    message += f": {note}" if note else ""
+    return WaitRefused(message, details={**answer})
 
 
 def is_stale(record: StepRecord, *, after: StepRecord | None) -> bool:
@@ -263,4 +270,5 @@ def asked_again(record: StepRecord) -> Wait:
         filter=given.get("filter"),
         message=given.get("message"),
         scope=given.get("scope"),
+        index=record.index,
     )

@@ -22,7 +22,7 @@ tests. They work on many runs at a time because the commit is what costs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from operator import itemgetter
@@ -289,13 +289,16 @@ async def cancel(
     return Canceled(tuple(run_id for run_id, over in rows if over), asked)
 
 
-async def redrive(tx: Tx, run_id: UUID, *, now: datetime | None = None) -> None:
-    """Queue a run that ended badly once more, from its checkpoints.
+async def redrive(
+    tx: Tx, run_id: UUID, *, forget: Collection[str] = (), now: datetime | None = None
+) -> None:
+    """Queue a run that ended badly once more, from its checkpoints but those to ``forget``.
 
     Raises :class:`NotFound` when no failed, dead or canceled run has this id, and
     :class:`Conflict` when its occurrence is queued again already.
     """
-    [(found, made)] = await _rows(tx, "redrive", {"run_id": run_id, "now": now})
+    parameters = {"run_id": run_id, "forget": list(forget), "now": now}
+    [(found, made)] = await _rows(tx, "redrive", parameters)
     if not found:
         raise NotFound(f"no failed, dead or canceled run {run_id}")
     if not made:

@@ -107,6 +107,11 @@ async def answer(
     await wake(tx, [a.run_id for a in answers], reason=reason, now=now)
 
 
+async def forget_doubts(tx: Tx, run_id: UUID) -> int:
+    """Forget the calls of a run whose effect is unknown; return how many there were."""
+    return (await tx.execute(SQL["forget"], {"run_id": run_id})).rowcount
+
+
 async def wake(
     tx: Tx, run_ids: Sequence[UUID], *, reason: str, now: datetime | None = None
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 import httpx2
@@ -22,7 +21,6 @@ from calling import (
     act,
     assert_problem,
     client_to,
-    create,
     make_agent,
     rows,
     settings_of,
@@ -36,13 +34,10 @@ from ordinaut.scheduler.janitor import HOLDING, Holding
 from ordinaut.store import leaders, migrate, queue
 from ordinaut.store.database import Database
 from ordinaut.store.upkeep import ensure_partitions
-from working import until, worker
+from running import say, start, until_run
+from working import worker
 
 ASK = {"id": "ask", "wait_for": {"approval": {"message": "Pay ${params.n}?"}}}
-
-
-def say(step_id: str, text: str = "hi") -> Json:
-    return {"id": step_id, "uses": "core.log", "with": {"message": text}}
 
 
 @pytest.fixture
@@ -50,27 +45,6 @@ async def working(app: FastAPI, database_url: str) -> AsyncIterator[None]:
     """A worker with the tools of the API."""
     async with worker(database_url, app.state.services.tools):
         yield
-
-
-async def start(client: httpx2.AsyncClient, *steps: Json, **payload: Json) -> str:
-    """Store a task with these steps, run it, and return the id of the run."""
-    given = {"params": {"n": 7}, "pipeline": list(steps), **payload}
-    task = await create(client, payload=given, backoff_seconds=0.01)
-    run: dict[str, str] = await act(client, f"/tasks/{task['id']}/run_now", 202)
-    return run["id"]
-
-
-async def until_run(client: httpx2.AsyncClient, run_id: str, *statuses: str) -> dict[str, Any]:
-    """Wait until a run has one of these statuses, and return it."""
-    run: dict[str, Any] = {}
-
-    async def there() -> bool:
-        nonlocal run
-        run = (await client.get(f"/runs/{run_id}")).json()
-        return run["status"] in statuses
-
-    await until(there, what=f"run {run_id} is {' or '.join(statuses)}")
-    return run
 
 
 async def told(db: Database, run_id: str) -> list[str]:

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import threading
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any
 from uuid import uuid4
@@ -14,9 +15,9 @@ import pytest
 from enginebench import Bench, step, steps
 from pydantic import BaseModel
 
-from ordinaut.engine.outcome import Failed, Succeeded
+from ordinaut.engine.outcome import Failed, Succeeded, Suspended
 from ordinaut.engine.tool import LogEntry, Progress, ProgressReport, ToolContext
-from ordinaut.errors import EffectUnknown, InvalidOutput, StepTimeout, ToolError, Unavailable
+from ordinaut.errors import InvalidOutput, StepTimeout, ToolError, Unavailable, WaitRefused
 from ordinaut.model import Json
 
 
@@ -407,8 +408,8 @@ async def test_an_at_most_once_call_is_announced_before_it_is_made(bench: Bench)
     assert await output_of(bench, pay, effect="at_most_once") == "paid"
 
 
-async def test_an_at_most_once_call_in_flight_is_never_repeated(bench: Bench) -> None:
-    """The worker died inside the call: its marker is there, its end is not."""
+async def die_within(bench: Bench, payload: Json) -> None:
+    """Execute until the tool ``test.pay`` was called once, and let the worker die there."""
     entered = asyncio.Event()
 
     async def pay() -> None:
@@ -417,19 +418,98 @@ async def test_an_at_most_once_call_in_flight_is_never_repeated(bench: Bench) ->
         await asyncio.Event().wait()
 
     bench.tool("test.pay", pay, effect="at_most_once")
-    payload = steps(step("test.pay", on_error="continue"))
     dying = asyncio.ensure_future(bench.execute(payload))
-    await entered.wait()
+    async with asyncio.timeout(5):
+        await entered.wait()
     dying.cancel()
     with pytest.raises(asyncio.CancelledError):
         await dying
 
+
+@pytest.mark.parametrize("keys", [{}, {"on_error": "continue"}, {"on_error": step()}])
+async def test_an_at_most_once_call_in_flight_is_never_repeated(bench: Bench, keys: Json) -> None:
+    """The worker died inside the call: its marker is there, its end is not."""
+    payload = steps(step("test.pay", id="pay", **keys), step())
+    await die_within(bench, payload)
+
     outcome = await bench.execute(payload)
 
-    assert isinstance(outcome, Failed)
-    assert isinstance(outcome.error, EffectUnknown)
-    assert not outcome.error.retryable
+    assert isinstance(outcome, Suspended)
+    [wait] = outcome.waits
+    assert (wait.step_id, wait.kind, wait.until) == ("pay", "effect_unknown", None)
+    assert "may or may not have happened" in str(wait.message)
+    again = await bench.execute(payload)  # whatever else wakes the run
+    assert isinstance(again, Suspended)
+    assert (again.waits, again.steps) == ((wait,), ())
     assert bench.calls == ["pay"]
+
+
+async def test_of_a_call_in_doubt_a_person_may_say_what_it_returned(bench: Bench) -> None:
+    payload = steps(step("test.pay", id="pay"), output="${steps.pay.receipt}")
+    await die_within(bench, payload)
+    await bench.execute(payload)
+
+    bench.answer("pay", {"receipt": 7})
+
+    outcome = await bench.execute(payload)
+    assert isinstance(outcome, Succeeded)
+    assert outcome.output == 7
+    assert bench.calls == ["pay"]
+
+
+def reject(bench: Bench, step_id: str) -> None:
+    """Answer the question of a call in doubt with no."""
+    [asked] = [r for r in bench.known if (r.step_id, r.status) == (step_id, "waiting")]
+    said = {"approved": False, "by": "Ada", "note": "it is lost"}
+    bench.known.remove(asked)
+    bench.known.append(
+        replace(asked, status="failed", output=None, error={**asked.error, "details": said})
+    )
+
+
+@pytest.mark.parametrize(
+    ("on_error", "output"), [("continue", "wait_refused"), (step(id="mend"), "none")]
+)
+async def test_of_a_call_in_doubt_a_person_may_say_that_it_failed(
+    bench: Bench, on_error: Json, output: Json
+) -> None:
+    payload = steps(
+        step("test.pay", id="pay", on_error=on_error), output="${steps.pay.error.code || 'none'}"
+    )
+    await die_within(bench, payload)
+    await bench.execute(payload)
+
+    reject(bench, "pay")
+
+    outcome = await bench.execute(payload)
+    assert isinstance(outcome, Succeeded)
+    assert outcome.output == output
+    assert bench.calls.count("pay") == 1
+
+
+async def test_a_rejected_call_fails_its_run_by_default(bench: Bench) -> None:
+    payload = steps(step("test.pay", id="pay"))
+    await die_within(bench, payload)
+    await bench.execute(payload)
+
+    reject(bench, "pay")
+
+    outcome = await bench.execute(payload)
+    assert isinstance(outcome, Failed)
+    assert isinstance(outcome.error, WaitRefused)
+    assert "rejected by Ada: it is lost" in str(outcome.error)
+    assert bench.calls == ["pay"]
+
+
+async def test_each_item_in_doubt_is_a_question_of_its_own(bench: Bench) -> None:
+    payload = steps(step("test.pay", id="pay", foreach=[1, 2, 3]), output="${steps.pay}")
+    await die_within(bench, payload)
+
+    outcome = await bench.execute(payload)
+
+    assert isinstance(outcome, Suspended)
+    assert [(wait.step_id, wait.index) for wait in outcome.waits] == [("pay", 0)]
+    assert [(record.status, record.index) for record in outcome.steps] == [("waiting", 0)]
 
 
 async def test_an_idempotent_call_in_flight_is_repeated_with_the_same_key(bench: Bench) -> None:
@@ -464,9 +544,12 @@ async def test_an_unexplained_failure_of_an_at_most_once_call_is_final(
 
 
 async def test_a_timeout_of_an_at_most_once_call_leaves_its_effect_unknown(bench: Bench) -> None:
-    outcome = await error_of(bench, forever, {"timeout_seconds": 0.01}, effect="at_most_once")
+    bench.tool("test.pay", forever, effect="at_most_once")
 
-    assert isinstance(outcome.error, EffectUnknown)
+    outcome = await bench.execute(steps(step("test.pay", timeout_seconds=0.01)))
+
+    assert isinstance(outcome, Suspended)
+    assert outcome.waits[0].kind == "effect_unknown"
 
 
 async def test_an_at_most_once_tool_may_say_that_nothing_happened(bench: Bench) -> None:

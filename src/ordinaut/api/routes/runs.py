@@ -15,7 +15,15 @@ from ordinaut.api.paging import cursor_id, paged
 from ordinaut.api.routing import router
 from ordinaut.api.schemas import written
 from ordinaut.api.schemas.base import Page
-from ordinaut.api.schemas.runs import Decision, RunDetail, RunOut, RunQuery, StatsOut, StatsQuery
+from ordinaut.api.schemas.runs import (
+    Decision,
+    RetryQuery,
+    RunDetail,
+    RunOut,
+    RunQuery,
+    StatsOut,
+    StatsQuery,
+)
 from ordinaut.errors import Conflict
 from ordinaut.store import audit, queue, runs
 from ordinaut.store.runs import Filter
@@ -24,7 +32,6 @@ routes = router("/runs", "runs")
 
 STATS_OVER: Final = timedelta(days=1)
 ACCEPTED: Final = status.HTTP_202_ACCEPTED
-REPEATABLE: Final = ("failed", "canceled", "dead")
 
 
 @routes.get("", response_model=Page[RunOut])
@@ -71,16 +78,15 @@ async def cancel(run_id: UUID, work: RunsWrite) -> Response:
 
 
 @routes.post("/{run_id}/retry", status_code=ACCEPTED, response_model=RunOut)
-async def retry(run_id: UUID, work: RunsWrite) -> Response:
-    """Queue a run that failed, was canceled or died once more, from its last checkpoint."""
+async def retry(run_id: UUID, query: Annotated[RetryQuery, Query()], work: RunsWrite) -> Response:
+    """Queue a run that failed, was canceled or died once more, from its last checkpoint.
+
+    With ``from_step`` it begins at that step, and all that comes after it is done again. A run
+    that waits because a call may or may not have happened makes that call again.
+    """
     async with work.transaction() as tx:
-        run = await runs.get(tx, run_id, owner=work.owner)
-        if run.status not in REPEATABLE:
-            raise Conflict(f"a run that is {run.status} can not be retried")
-        await queue.redrive(tx, run_id)
-        await queue.hint(tx)
-        await audit.record(tx, work.actor, action="run.retry", entity="run", entity_id=run_id)
-        return answer(written.run(await runs.get(tx, run_id)), ACCEPTED)
+        run = await decisions.retry(tx, work, run_id, from_step=query.from_step)
+        return answer(written.run(run), ACCEPTED)
 
 
 @routes.post("/{run_id}/approve", response_model=RunOut)

@@ -30,18 +30,23 @@ class StatsQuery(Query):
     since: Instant | None = None
 
 
-class Retry(Body):
+class RetryQuery(Query):
     """Where a run that ended begins again; by default after the last completed step."""
 
     from_step: Name | None = None
 
 
 class Decision(Body):
-    """What a person says to a run that waits; ``step`` is needed when several steps wait."""
+    """What a person says to a run that waits.
+
+    ``step`` (and ``index``, of a ``foreach``) is needed when several steps wait. ``output`` is
+    what a step yields whose effect is unknown, when it is approved.
+    """
 
     note: Annotated[str, Field(max_length=MAX_NOTE)] = ""
     step: Name | None = None
     index: Annotated[int, Field(ge=0)] | None = None
+    output: Json = None
 
 
 class StepOut(Answer):

@@ -433,7 +433,8 @@ SELECT id, true FROM ended UNION ALL SELECT id, false FROM asked;
 -- name: redrive
 -- Queue a run again that ended badly. Its checkpoints stay, its token goes on; failures that
 -- nothing handled are forgotten, so that they are tried as often as the first time, and so are
--- questions without an answer and rejections, so that they are asked anew.
+-- questions without an answer and rejections, so that they are asked anew, and the steps that
+-- the caller names.
 WITH old AS (
     DELETE FROM task_run
      WHERE id = %(run_id)s AND status IN ('failed', 'dead', 'canceled')
@@ -456,7 +457,8 @@ WITH old AS (
      WHERE run_id = made.id
        AND (step_run.status IN ('running', 'waiting')
             OR step_run.status = 'failed' AND step_run.error -> 'handled' IS DISTINCT FROM 'true'
-            OR step_run.uses = '' AND step_run.output -> 'approved' = 'false')
+            OR step_run.uses = '' AND step_run.output -> 'approved' = 'false'
+            OR step_run.step_id = ANY(%(forget)s::text[]))
 ), noted AS (
     INSERT INTO event (occurred_at, topic, task_id, run_id, data)
     SELECT coalesce(%(now)s, now()), 'run.queued', task_id, id,

@@ -33,6 +33,12 @@ SELECT coalesce(%(now)s, now()), 'step.succeeded', w.task_id, w.id,
   FROM answered AS a JOIN due_work AS w ON w.id = a.run_id
  WHERE announce;
 
+-- name: forget
+-- Forget calls that may or may not have happened, so that they are made again.
+DELETE FROM step_run
+ WHERE run_id = %(run_id)s AND status = 'waiting'
+   AND output #>> '{wait,kind}' = 'effect_unknown';
+
 -- name: wake
 -- Make ready what waits.
 WITH woken AS (
