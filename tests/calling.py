@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -35,6 +41,20 @@ class Member:
     id: str
     key: str
     client: httpx2.AsyncClient
+
+
+@dataclass(frozen=True)
+class Server:
+    """An API process of its own."""
+
+    url: str
+    key: str
+    process: subprocess.Popen[bytes]
+
+    async def stop(self) -> int:
+        """End the process and return its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return await asyncio.to_thread(self.process.wait, 30)
 
 
 AgentOf = Callable[..., Awaitable[Member]]
@@ -109,3 +129,38 @@ def assert_problem(answer: httpx2.Response, *, status: int, code: str = "") -> d
     assert problem["code"] == (code or problem["code"])
     assert {"type", "title", "detail", "instance", "code"} <= problem.keys()
     return problem
+
+
+@asynccontextmanager
+async def served(settings: Settings, key: str) -> AsyncIterator[Server]:
+    """Start ``ordinaut api`` as it is started in production, and stop it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    env = {
+        "PYTHONPATH": ":".join(sys.path),
+        "DATABASE_URL": settings.database_url,
+        "REDIS_URL": settings.redis_url,
+        "ORDINAUT_SECRET": settings.secret.get_secret_value(),
+        "ORDINAUT_PORT": str(port),
+    }
+    command = [sys.executable, "-m", "ordinaut", "api"]
+    process = await asyncio.to_thread(subprocess.Popen, command, env=env)
+    server = Server(f"http://127.0.0.1:{port}", key, process)
+    try:
+        await _answering(server)
+        yield server
+    finally:
+        assert await server.stop() == 0
+
+
+async def _answering(server: Server) -> None:
+    deadline = time.monotonic() + 60
+    async with httpx2.AsyncClient(base_url=server.url) as client:
+        while time.monotonic() < deadline:
+            assert server.process.poll() is None, "the API ended"
+            with suppress(httpx2.TransportError):
+                if (await client.get("/health/ready")).status_code == 200:
+                    return
+            await asyncio.sleep(0.05)
+    raise AssertionError("the API did not become ready")

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-import signal
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +14,10 @@ import httpx2
 import pytest
 from typer.testing import CliRunner, Result
 
-from calling import TASK, make_agent, settings_of
+from calling import TASK, Server, make_agent, served, settings_of
 from ordinaut.cli.main import app, main
 from ordinaut.errors import OrdinautError
 from ordinaut.store.database import Database
-
-
-@dataclass(frozen=True)
-class Server:
-    """An API process."""
-
-    url: str
-    key: str
-    process: subprocess.Popen[bytes]
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="module")
@@ -47,37 +25,8 @@ async def server(shared_url: str, shared_db: Database) -> AsyncIterator[Server]:
     """The API as it is started in production."""
     settings = settings_of(shared_url)
     _, key = await make_agent(shared_db, settings, "admin", name="cli")
-    port = free_port()
-    env = {
-        "PYTHONPATH": ":".join(sys.path),
-        "DATABASE_URL": shared_url,
-        "REDIS_URL": settings.redis_url,
-        "ORDINAUT_SECRET": settings.secret.get_secret_value(),
-        "ORDINAUT_PORT": str(port),
-    }
-    command = [sys.executable, "-m", "ordinaut", "api"]
-    process = await asyncio.to_thread(subprocess.Popen, command, env=env)
-    made = Server(f"http://127.0.0.1:{port}", key, process)
-    try:
-        await answering(made)
+    async with served(settings, key) as made:
         yield made
-    finally:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
-
-
-async def answering(server: Server) -> None:
-    """Wait until the API is ready."""
-    deadline = time.monotonic() + 60
-    async with httpx2.AsyncClient(base_url=server.url) as client:
-        while time.monotonic() < deadline:
-            assert server.process.poll() is None, "the API ended"
-            try:
-                if (await client.get("/health/ready")).status_code == 200:
-                    return
-            except httpx2.TransportError:
-                await asyncio.sleep(0.05)
-    raise AssertionError("the API did not become ready")
 
 
 Invoke = Callable[..., Result]
@@ -247,3 +196,20 @@ def test_a_preview_of_what_can_not_be_is_refused() -> None:
     ):
         done = CliRunner().invoke(app, args)
         assert words in str(done.exception) + done.output, args
+
+
+async def test_an_open_stream_does_not_keep_the_server_from_stopping(
+    shared_url: str, shared_db: Database, redis_url: str
+) -> None:
+    settings = settings_of(shared_url, redis_url)
+    _, key = await make_agent(shared_db, settings, "events:read")
+    headers = {"Authorization": f"Bearer {key}"}
+    async with (
+        httpx2.AsyncClient(headers=headers) as client,
+        served(settings, key) as server,
+        client.stream("GET", f"{server.url}/events/stream") as stream,
+    ):
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        began = time.monotonic()
+        assert await server.stop() == 0
+        assert time.monotonic() - began < settings.drain_seconds / 2
