@@ -49,6 +49,7 @@ class StoreServices:
         event = Event(topic, payload, task_id=call.task_id, run_id=call.run_id)
         async with self._db.transaction() as tx:
             await journal.emit(tx, [event])
+            await journal.hint(tx)
 
     async def run_task(
         self, call: ToolContext, *, task_id: UUID, params: Json, wait: bool

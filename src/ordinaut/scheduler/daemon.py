@@ -3,9 +3,10 @@
 ::
 
     metronome ──► tick                  every scheduler, when something is due
-    listener  ──► metronome, relay      NOTIFY: a hint beside polling
+    listener  ──► metronome, relay, …   NOTIFY: a hint beside polling
     relay     ──► Redis                 one scheduler at a time
     waits     ──► runs that wait        one scheduler at a time, when an event has come
+    triggers  ──► due work              one scheduler at a time, when an event has come
     leader    ──► housekeeping          one scheduler at a time
     report    ──► worker                its row, kind scheduler
 
@@ -39,18 +40,20 @@ from ordinaut.scheduler.loops import Loops
 from ordinaut.scheduler.metronome import Housekeeping, Metronome
 from ordinaut.scheduler.spine import Relay
 from ordinaut.scheduler.tick import tick
+from ordinaut.scheduler.triggers import Triggers
 from ordinaut.scheduler.waits import Waits
 from ordinaut.store import journal, pulse, queue, schedules, workers
 from ordinaut.store.database import Database
 from ordinaut.store.workers import State
 from ordinaut.telemetry import logger
 
-POOL_SIZE = 7  # tick, relay, waits, report, two duties, and a job of the leader
+POOL_SIZE = 8  # tick, relay, waits, triggers, report, two duties, and a job of the leader
 BEAT_EVERY = 1.0  # seconds between beats of the pulse
 REPORT_EVERY = 5.0  # seconds between reports of this process
 LEADER_EVERY = 0.5  # seconds between looks at who is the leader
 RELAY_BUSY, RELAY_IDLE = 0.05, 0.2  # seconds between looks at the outbox
 WAITS_EVERY = 0.2  # seconds between looks for events that runs wait for
+TRIGGERS_EVERY = 0.2  # seconds between looks for events that start tasks
 RELAY_IDLE_AFTER = 40  # looks in a row that found nothing
 CONNECT_TIMEOUT = 5  # seconds
 FAREWELL = 0.7  # seconds to give back duties and say goodbye
@@ -86,7 +89,8 @@ class Scheduler:
         self._calendars = Calendars()
         self._relay = Relay(self._db, self._bus, clock)
         self._waits = Waits(self._db)
-        self._news = asyncio.Event()
+        self._triggers = Triggers(self._db)
+        self._news, self._said = asyncio.Event(), asyncio.Event()
         self._quiet = 0
         self._relaying = Leadership(self._db, clock, "relay", holder=self.id)
         self._leading = Leadership(self._db, clock, "housekeeping", holder=self.id)
@@ -109,6 +113,7 @@ class Scheduler:
             "listen": self._listen,
             "relay": self.relay_once,
             "waits": self._wake_waiting,
+            "triggers": self._start_by_events,
             "lead": self._lead,
             "report": self._report,
         }
@@ -162,6 +167,13 @@ class Scheduler:
         if not await self._waits.run_once():
             await asyncio.sleep(WAITS_EVERY)
 
+    async def _start_by_events(self) -> None:
+        self._said.clear()
+        if not await self._triggers.run_once():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TRIGGERS_EVERY):
+                    await self._said.wait()
+
     async def _beat(self) -> None:
         async with self._db.connection() as tx:
             downtime = await pulse.beat(tx)
@@ -192,7 +204,15 @@ class Scheduler:
                 )
             self._metronome.nudge()
             async for note in connection.notifies():
-                (self._metronome.nudge if note.channel == schedules.CHANNEL else self._news.set)()
+                self._hear(note.channel)
+
+    def _hear(self, channel: str) -> None:
+        if channel == schedules.CHANNEL:
+            self._metronome.nudge()
+            return
+        self._news.set()
+        if channel == journal.CHANNEL:
+            self._said.set()
 
     async def _lead(self) -> None:
         try:

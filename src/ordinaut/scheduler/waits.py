@@ -104,12 +104,23 @@ def keys_of(topic: str) -> tuple[str, str]:
 
 def answers(question: Question, event: Heard) -> bool:
     """Tell whether an event is what a step waits for, and one that its owner may hear."""
-    if event.at < question.asked_at or not _pattern(question.wait["topic"]).match(event.topic):
+    if event.at < question.asked_at:
         return False
-    if event.topic.split(".")[0] in _OF_TASKS and not _is_heard(question, event):
+    if is_of_tasks(event.topic) and not _is_heard(question, event):
         return False
-    text = question.wait.get("filter")
-    return text is None or _holds(text, event)
+    return is_meant(event, question.wait["topic"], question.wait.get("filter"))
+
+
+def is_meant(event: Heard, topic: str, condition: str | None) -> bool:
+    """Tell whether an event has this topic, in which ``*`` is any word, and a filter holds."""
+    if not _pattern(topic).match(event.topic):
+        return False
+    return condition is None or _holds(condition, event)
+
+
+def is_of_tasks(topic: str) -> bool:
+    """Tell whether the core says this about tasks and runs, so that not everybody may hear it."""
+    return topic.split(".")[0] in _OF_TASKS
 
 
 def shown(event: Heard) -> dict[str, Json]:
