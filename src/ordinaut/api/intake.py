@@ -67,6 +67,7 @@ def plan(task: Task, *, parts: Services, calendars: Mapping[str, Calendar], now:
     following: datetime | None = None
     errors: list[InvalidInput] = []
     try:
+        _check_kind(task)
         following = parts.following(task.schedule, calendars=calendars, after=now)
         _check_fires(task, following, now)
     except InvalidInput as error:
@@ -80,8 +81,17 @@ def plan(task: Task, *, parts: Services, calendars: Mapping[str, Calendar], now:
     return replace(task, next_run_at=following)
 
 
+def _check_kind(task: Task) -> None:
+    if task.schedule.kind == "condition":
+        raise InvalidSchedule.at(
+            "schedule_kind",
+            "condition tasks are not available yet; use an interval task with `if`",
+            code="not_available",
+        )
+
+
 def _check_fires(task: Task, following: datetime | None, now: datetime) -> None:
-    if following is not None or task.schedule.kind in ("event", "condition"):
+    if following is not None or task.schedule.kind == "event":
         return
     moment = now.isoformat(timespec="seconds")
     message = f"nothing follows after {moment}"
