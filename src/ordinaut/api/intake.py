@@ -86,7 +86,6 @@ def _check_kind(task: Task) -> None:
         raise InvalidSchedule.at(
             "schedule_kind",
             "condition tasks are not available yet; use an interval task with `if`",
-            code="not_available",
         )
 
 
