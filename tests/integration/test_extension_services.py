@@ -22,7 +22,8 @@ from ordinaut.model import Json, Lease, uuid7
 from ordinaut.plugins.host import ExtensionHost
 from ordinaut.plugins.member import Limits
 from ordinaut.plugins.services import derived_id
-from ordinaut.store import audit, extensions
+from ordinaut.scheduler.triggers import Triggers
+from ordinaut.store import audit, extensions, schedules
 from ordinaut.store.database import Database
 from queueing import ended, enqueue, lease, make_task, rows, settle, topics, work
 
@@ -98,6 +99,30 @@ async def test_a_task_is_run_once_however_often_the_call_is_repeated(
     assert first == again == {"run_id": str(derived_id(context))}
     found = await rows(db, "SELECT id, trigger, payload FROM due_work")
     assert found == [(derived_id(context), "task", {"params": {"a": 1}})]
+
+
+async def test_a_run_that_another_run_starts_is_as_deep_in_a_chain_of_events(
+    host: ExtensionHost, db: Database
+) -> None:
+    task = await task_in(db)
+    caller = work(task, trigger="event", payload={"event": {"depth": 16}})
+    await enqueue(db, caller)
+    started = call_of(await owner_of(db, task), caller.id)
+    await call(host, "task.run", started, task_id=str(task), params={"a": 1})
+    again = call_of(await owner_of(db, task), derived_id(started))
+    await call(host, "task.run", again, task_id=str(task))
+
+    found = dict(await rows(db, "SELECT id, payload FROM due_work WHERE trigger = 'task'"))
+    assert found == {
+        derived_id(started): {"params": {"a": 1}, "depth": 16},
+        derived_id(again): {"depth": 16},
+    }
+
+    async with db.transaction() as tx:
+        await schedules.set_next(tx, {task: None})
+    await call(host, "event.publish", again, topic="x")
+    await Triggers(db).run_once()
+    assert await rows(db, "SELECT verdict FROM occurrence") == [("canceled",)]
 
 
 async def test_a_run_that_ended_is_not_enqueued_again(host: ExtensionHost, db: Database) -> None:

@@ -86,6 +86,24 @@ async def test_events_are_relayed_within_a_moment(db: Database, database_url: st
             await reader.has([number], within=5)
 
 
+async def test_an_event_starts_a_task_at_once(db: Database, database_url: str, redis_url: str):
+    await add_task(db, "event", "test.made", born=datetime.now(UTC))
+    lates: list[tuple[timedelta]] = []
+    async with scheduler(database_url, redis_url), asyncio.timeout(10):
+        for number in range(1, 10):
+            async with db.transaction() as tx:
+                await journal.emit(tx, [Event("test.made", {})])
+                await journal.hint(tx)
+            while len(lates) < number:
+                await asyncio.sleep(0.02)
+                lates = await rows(
+                    db,
+                    "SELECT created_at - (payload #>> '{event,at}')::timestamptz FROM due_work",
+                )
+
+    assert sorted(lates)[4][0] < timedelta(seconds=0.05)
+
+
 async def test_without_redis_it_ticks_all_the_same(db: Database, database_url: str):
     async with scheduler(database_url, "redis://127.0.0.1:1/0"):
         at = datetime.now(UTC)

@@ -14,7 +14,7 @@ from ordinaut.engine.tool import ToolContext
 from ordinaut.errors import Conflict, NotFound, ToolError
 from ordinaut.model import Event, Json, NewWork
 from ordinaut.plugins.base import Figures
-from ordinaut.store import agents, cluster, figures, journal, queue, runs, tasks
+from ordinaut.store import agents, cluster, figures, journal, queue, runs, tasks, triggers
 from ordinaut.store.database import Database, Tx
 from ordinaut.store.runs import Run
 
@@ -98,6 +98,9 @@ class StoreServices:
         if task.status == "canceled":
             raise Conflict(f"task {task_id} is canceled and can not be run")
         now = self._clock.now()
+        added = {} if params is None else {"params": params}
+        if depth := await triggers.depth(tx, call.run_id):
+            added["depth"] = depth  # so that no circle of events escapes its limit here
         work = NewWork(
             id=run_id,
             task_id=task.id,
@@ -106,7 +109,7 @@ class StoreServices:
             run_at=now,
             priority=task.priority,
             trigger="task",
-            payload=None if params is None else {"params": params},
+            payload=added or None,
             concurrency_key=task.concurrency_key,
             max_concurrency=task.max_concurrency,
         )

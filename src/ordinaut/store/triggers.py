@@ -80,6 +80,12 @@ async def fresh(
     return [Caused(Heard(*event), depth) for *event, depth in await found.fetchall()]
 
 
+async def depth(tx: Tx, run_id: UUID) -> int:
+    """Return how many events lie between a run that is under way and what began it all."""
+    row = await (await tx.execute(SQL["depth"], {"run_id": run_id})).fetchone()
+    return row[0] if row else 0
+
+
 async def hold(tx: Tx, task_ids: Sequence[UUID]) -> list[Timed]:
     """Return what decides when tasks fire, and keep it so until commit."""
     await tx.execute(SQL["hold"], {"ids": array(task_ids)})

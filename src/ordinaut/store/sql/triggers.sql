@@ -31,8 +31,10 @@ SELECT t.id, t.schedule_expr, t.created_by, a.scopes && '{admin,events:read:all}
 SELECT seq, occurred_at, topic, task_id, run_id, subject, data,
        (SELECT created_by FROM task AS t WHERE t.id = e.task_id),
        CASE WHEN run_id IS NULL THEN 0 ELSE 1 + coalesce(
-           (SELECT payload #>> '{event,depth}' FROM due_work AS w WHERE w.id = e.run_id),
-           (SELECT payload #>> '{event,depth}' FROM task_run AS r WHERE r.id = e.run_id),
+           (SELECT coalesce(payload #>> '{event,depth}', payload ->> 'depth')
+              FROM due_work AS w WHERE w.id = e.run_id),
+           (SELECT coalesce(payload #>> '{event,depth}', payload ->> 'depth')
+              FROM task_run AS r WHERE r.id = e.run_id),
            '0')::integer END
   FROM event AS e
  WHERE (xid >= pg_snapshot_xmax(%(snapshot)s::pg_snapshot)
@@ -45,3 +47,8 @@ SELECT seq, occurred_at, topic, task_id, run_id, subject, data,
 -- name: hold
 -- Keep the schedules of tasks as they are until commit; load sees them in the next statement.
 SELECT task_id FROM schedule WHERE task_id = ANY(%(ids)s::uuid[]) ORDER BY task_id FOR UPDATE;
+
+-- name: depth
+-- How deep a run that is under way lies; one that another run started by task.run, as deep as it.
+SELECT coalesce(payload #>> '{event,depth}', payload ->> 'depth', '0')::integer
+  FROM due_work WHERE id = %(run_id)s;
