@@ -141,6 +141,17 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(worker_id=worker_ids, limit=st.integers(1, 4))
     def lease(self, worker_id: UUID, limit: int) -> None:
+        self.take(worker_id, limit)
+
+    @precondition(lambda self: self.leases)
+    @rule(worker_id=worker_ids)
+    def freeze(self, worker_id: UUID) -> None:
+        """Let all leases expire, and a worker that still has old ones get the same runs again."""
+        self.now += LEASE + STEP
+        self.expire_all()
+        self.take(worker_id, 4)
+
+    def take(self, worker_id: UUID, limit: int) -> None:
         found = self.do(
             queue.lease, worker_id=worker_id, limit=limit, lease_for=LEASE, now=self.now
         )
@@ -174,13 +185,14 @@ class QueueMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.leases)
     @rule(data=st.data())
     def renew(self, data: st.DataObject) -> None:
-        worker_id = data.draw(worker_ids)
-        mine = [held for owner, held in self.leases if owner == worker_id]
-        kept = self.do(queue.renew, mine, worker_id=worker_id, lease_for=LEASE, now=self.now)
-        ours = [held for held in mine if self.is_ours(worker_id, held)]
-        assert kept == {held.id: self.runs[held.id].cancel for held in ours}
-        for held in ours:
-            self.runs[held.id].until = self.now + LEASE
+        worker_id, held = data.draw(st.sampled_from(self.leases))
+        kept = self.do(queue.renew, [held], worker_id=worker_id, lease_for=LEASE, now=self.now)
+        run = self.runs[held.id]
+        if self.is_ours(worker_id, held):
+            assert kept == {held.id: run.cancel}
+            run.until = self.now + LEASE
+        else:
+            assert kept == {}
 
     @precondition(lambda self: self.leases)
     @rule(data=st.data(), status=st.sampled_from(["succeeded", "failed"]))
@@ -253,6 +265,9 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def expire(self) -> None:
+        self.expire_all()
+
+    def expire_all(self) -> None:
         gone = [run for run in self.runs.values() if run.state == "leased" and run.until < self.now]
         buried = 0
         for run in gone:
