@@ -116,7 +116,7 @@ class Ours:
             with self.workers(1):
                 async with db.connection() as tx:
                     await wait_for_worker(tx)
-                    for number in range(count + RATE):  # the first second warms up
+                    for _ in range(count + RATE):  # the first second warms up
                         now = datetime.now(UTC)
                         async with tx.transaction():
                             await queue.enqueue(tx, [self.work(now)], now=now)
