@@ -2,19 +2,51 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from ordinaut.bus import Bus
 from ordinaut.clock import Clock, SystemClock
 from ordinaut.config import Settings
 from ordinaut.errors import Unavailable
-from ordinaut.model import Event
+from ordinaut.model import Event, uuid7
+from ordinaut.plugins.background import Leases
 from ordinaut.plugins.base import Services
 from ordinaut.plugins.events import Pace, Publish, Transport
 from ordinaut.plugins.services import StoreServices
 from ordinaut.store import extensions, journal
 from ordinaut.store.database import Database
+
+LEASE = 6.0  # seconds; a renewal may fail twice before it ends
+
+
+class AlwaysOurs:
+    """The leases of a process that is alone."""
+
+    async def take(self, name: str) -> bool:
+        return True
+
+    async def give_back(self, name: str) -> None:
+        return None
+
+
+class StoredLeases:
+    """The leases of the cluster, in the database."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._holder = uuid7()
+
+    async def take(self, name: str) -> bool:
+        async with asyncio.timeout(LEASE / 2), self._db.connection() as tx:
+            lease = timedelta(seconds=LEASE)
+            return await extensions.lead(tx, name, holder=self._holder, lease=lease)
+
+    async def give_back(self, name: str) -> None:
+        async with asyncio.timeout(LEASE / 2), self._db.connection() as tx:
+            await extensions.follow(tx, name, holder=self._holder)
 
 
 async def _nobody_chose() -> Mapping[str, bool]:
@@ -30,6 +62,7 @@ class Backend:
     services: Services | None = None
     pace: Pace = field(default_factory=Pace)
     choices: Callable[[], Awaitable[Mapping[str, bool]]] = _nobody_chose
+    leases: Leases = field(default_factory=AlwaysOurs)
 
 
 def backend_of(settings: Settings, db: Database | None, clock: Clock | None = None) -> Backend:
@@ -52,4 +85,5 @@ def backend_of(settings: Settings, db: Database | None, clock: Clock | None = No
         transport=lambda: Bus(settings.redis_url),
         services=None if db is None else StoreServices(db, clock or SystemClock()),
         choices=choices,
+        leases=AlwaysOurs() if db is None else StoredLeases(db),
     )

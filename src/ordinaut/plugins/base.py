@@ -139,8 +139,18 @@ class Events(Protocol):
 class Background(Protocol):
     """``context["background"]``: supervised tasks (BACKGROUND_TASKS)."""
 
-    def run(self, name: str, fn: Callable[[], Awaitable[None]], *, restart: bool = True) -> None:
-        """Keep ``fn()`` running while the extension is started, again with backoff if it ends."""
+    def run(
+        self,
+        name: str,
+        fn: Callable[[], Awaitable[None]],
+        *,
+        restart: bool = True,
+        one_leader: bool = False,
+    ) -> None:
+        """Keep ``fn()`` running while the extension is started, again with backoff if it ends.
+
+        With ``one_leader`` it runs in one process of the cluster at a time.
+        """
 
 
 class Static(Protocol):

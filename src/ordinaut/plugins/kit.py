@@ -40,6 +40,19 @@ class Offer:
     backend: Backend
 
 
+@dataclass(frozen=True, slots=True)
+class LeasesFromHome:
+    """The leases of the backend, asked for in the core's loop."""
+
+    offer: Offer
+
+    async def take(self, name: str) -> bool:
+        return await self.offer.home.back(self.offer.backend.leases.take, name)
+
+    async def give_back(self, name: str) -> None:
+        await self.offer.home.back(self.offer.backend.leases.give_back, name)
+
+
 class Kit:
     """The facades of one extension; those that were not granted are ``None`` or denied."""
 
@@ -51,7 +64,8 @@ class Kit:
         self.app = new_application(offer.manifest) if served else None
         self.tools = self._if(Capability.TOOLS, lambda: ToolFacade(offer.manifest, offer.home))
         self.background = self._if(
-            Capability.BACKGROUND_TASKS, lambda: Supervisor(offer.manifest.id)
+            Capability.BACKGROUND_TASKS,
+            lambda: Supervisor(offer.manifest.id, LeasesFromHome(offer)),
         )
         self.events = self._events() if self.grants & _EVENTS else None
         self.static = self._if(Capability.STATIC, lambda: StaticFacade(offer.folder))

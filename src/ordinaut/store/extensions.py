@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from uuid import UUID
+
 from ordinaut.store import audit
 from ordinaut.store.audit import Actor
 from ordinaut.store.database import Queries, Tx
@@ -30,3 +33,14 @@ async def choose(tx: Tx, extension_id: str, *, enabled: bool, actor: Actor) -> N
         before=before,
         after={"enabled": enabled},
     )
+
+
+async def lead(tx: Tx, name: str, *, holder: UUID, lease: timedelta) -> bool:
+    """Take or keep what one process at a time does; False while another has it."""
+    cursor = await tx.execute(SQL["lead"], {"name": name, "holder": holder, "lease": lease})
+    return await cursor.fetchone() is not None
+
+
+async def follow(tx: Tx, name: str, *, holder: UUID) -> None:
+    """Give back what one process at a time does; harmless when it is not ours."""
+    await tx.execute(SQL["follow"], {"name": name, "holder": holder})
