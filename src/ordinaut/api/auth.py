@@ -61,21 +61,22 @@ class Authenticator:
         self._pepper = agents.pepper(settings)
         self._signing_key = agents.derive(settings, "jwt")
         self._key_id = hashlib.sha256(self._signing_key).hexdigest()[:12]
-        self._known: dict[bytes, tuple[float, Agent]] = {}
+        self._known: dict[str, tuple[float, Agent]] = {}
 
     async def identify(self, credential: str) -> Agent:
         """Return the agent of an API key or access token; raises :class:`Unauthenticated`."""
-        if not credential.isascii() or len(credential) > MAX_CREDENTIAL:
-            raise Unauthenticated("the credential is not valid")
-        hashed = agents.digest(credential, self._pepper)
-        until, known = self._known.get(hashed, (0.0, None))
+        until, known = self._known.get(credential, (0.0, None))
         if known is not None and self._clock.monotonic() < until:
             return known
+        if not credential.isascii() or len(credential) > MAX_CREDENTIAL:
+            raise Unauthenticated("the credential is not valid")
         if credential.startswith(agents.KEY_PREFIX):
-            return self._remember(hashed, await self._of_key(hashed), CACHE_SECONDS)
+            agent = await self._of_key(self._digest(credential))
+            return self._remember(credential, agent, CACHE_SECONDS)
         claims = self._claims(credential)
         left = (claims.expires_at - self._clock.now()).total_seconds()
-        return self._remember(hashed, await self._of_claims(claims), min(left, CACHE_SECONDS))
+        agent = await self._of_claims(claims)
+        return self._remember(credential, agent, min(left, CACHE_SECONDS))
 
     async def exchange(self, api_key: str, *, origin: Actor) -> Tokens:
         """Return tokens for an API key."""
@@ -136,12 +137,12 @@ class Authenticator:
             agent = await agents.by_token(tx, claims.agent_id, jti=claims.jti, family=claims.family)
         return None if agent is None else _narrow(agent, claims.scopes)
 
-    def _remember(self, hashed: bytes, agent: Agent | None, seconds: float) -> Agent:
+    def _remember(self, credential: str, agent: Agent | None, seconds: float) -> Agent:
         if agent is None:
             raise Unauthenticated("the credential is not valid, or not any more")
         if len(self._known) >= CACHE_SIZE:
             self._known.clear()
-        self._known[hashed] = (self._clock.monotonic() + seconds, agent)
+        self._known[credential] = (self._clock.monotonic() + seconds, agent)
         return agent
 
     async def _issue(self, tx: Tx, agent: Agent, *, family: UUID) -> Tokens:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Final, TypeAlias
@@ -20,6 +19,8 @@ from ordinaut.store.audit import Actor
 from ordinaut.store.database import Tx
 
 BEARER: Final = "bearer "
+AGENT: Final = "ordinaut.agent"  # in the scope of a request
+OPENED: Final = "ordinaut.tx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +42,15 @@ class Work:
         """The current instant."""
         return self.parts.clock.now()
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Tx]:
+    def transaction(self) -> AbstractAsyncContextManager[Tx]:
         """Open the transaction of this request."""
-        if self.opened is not None:
-            yield self.opened
-            return
-        async with self.parts.db.transaction() as tx:
-            yield tx
+        opened = self.opened
+        return self.parts.db.transaction() if opened is None else nullcontext(opened)
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Tx]:
+    def connection(self) -> AbstractAsyncContextManager[Tx]:
         """Lend a connection for reading, or for one statement that is its own transaction."""
-        if self.opened is not None:
-            yield self.opened
-            return
-        async with self.parts.db.connection() as tx:
-            yield tx
+        opened = self.opened
+        return self.parts.db.connection() if opened is None else nullcontext(opened)
 
 
 def services(request: Request) -> Services:
@@ -68,11 +61,10 @@ def services(request: Request) -> Services:
 
 async def authenticate(request: Request) -> Agent:
     """Return the agent whose credential the request carries."""
-    known: Agent | None = getattr(request.state, "agent", None)
+    known: Agent | None = request.scope.get(AGENT)
     if known is None:
         credential = bearer(request.headers.get("authorization", ""))
-        known = await services(request).auth.identify(credential)
-        request.state.agent = known
+        known = request.scope[AGENT] = await services(request).auth.identify(credential)
     return known
 
 
@@ -106,7 +98,7 @@ class Requires(SecurityBase):
         if held is None and self.scopes:
             raise Forbidden(f"this needs the scope {' or '.join(self.scopes)}")
         owner = None if held and agent.may(f"{held}:all") else agent.id
-        opened = getattr(request.state, "tx", None)
+        opened = request.scope.get(OPENED)
         return Work(services(request), agent, origin(request, agent), owner, opened)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import secrets
+from itertools import count
 from typing import Final
 
 import structlog
@@ -14,7 +16,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ordinaut import telemetry
 from ordinaut.api.errors import problem
 from ordinaut.clock import Clock
-from ordinaut.model import uuid7
 
 REQUEST_ID: Final = "x-request-id"
 SECURITY_HEADERS: Final = {
@@ -40,6 +41,8 @@ class RequestContext:
     def __init__(self, app: ASGIApp, clock: Clock) -> None:
         self.app = app
         self.clock = clock
+        self.prefix = secrets.token_hex(8)
+        self.numbers = count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -47,8 +50,9 @@ class RequestContext:
             return
         began = self.clock.monotonic()
         given = Headers(scope=scope).get(REQUEST_ID, "")
-        request_id = given if _SAFE_ID.match(given) else uuid7().hex
+        request_id = given if _SAFE_ID.match(given) else f"{self.prefix}{next(self.numbers):x}"
         scope.setdefault("state", {})["request_id"] = request_id
+        structlog.contextvars.bind_contextvars(request_id=request_id)
         status = 0
 
         async def send_tagged(message: Message) -> None:
@@ -58,21 +62,20 @@ class RequestContext:
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            try:
-                await self.app(scope, receive, send_tagged)
-            except Exception:
-                log.exception("http.unexpected", path=scope["path"])
-                if status:
-                    raise
-                await _unexpected(scope, receive, send_tagged)
-            telemetry.emit(
-                "http.request",
-                method=scope["method"],
-                route=getattr(scope.get("route"), "path", ""),
-                status=status,
-                seconds=self.clock.monotonic() - began,
-            )
+        try:
+            await self.app(scope, receive, send_tagged)
+        except Exception:
+            log.exception("http.unexpected", path=scope["path"])
+            if status:
+                raise
+            await _unexpected(scope, receive, send_tagged)
+        telemetry.emit(
+            "http.request",
+            method=scope["method"],
+            route=getattr(scope.get("route"), "path", ""),
+            status=status,
+            seconds=self.clock.monotonic() - began,
+        )
 
 
 class BodyLimit:

@@ -13,7 +13,7 @@ from psycopg import OperationalError
 from psycopg_pool import PoolTimeout
 
 from ordinaut.api import json
-from ordinaut.api.dependencies import authenticate, services
+from ordinaut.api.dependencies import OPENED, authenticate, services
 from ordinaut.api.errors import UnsupportedMediaType
 from ordinaut.api.schemas.base import Problem
 from ordinaut.errors import InvalidInput
@@ -97,7 +97,7 @@ async def _once(request: StrictRequest, handle: Handler) -> Response:
         known = await idempotency.claim(tx, agent.id, key=key, fingerprint=fingerprint)
         if known is not None:
             return _replay(known)
-        request.state.tx = tx
+        request.scope[OPENED] = tx
         response = await handle(request)
         await idempotency.keep(
             tx, agent.id, key=key, fingerprint=fingerprint, answer=_kept(response)

