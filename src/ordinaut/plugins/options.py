@@ -2,12 +2,14 @@
 
 It comes from ``ORDINAUT_EXT_<ID>__<KEY>``. ``ENABLED`` and ``GRANTS`` are the operator's own;
 every other key is configuration and is checked against the manifest's ``config_schema``.
+``<KEY>_FILE`` names a file that holds the value.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 from ordinaut.engine.schema import Schema
 from ordinaut.errors import ExtensionError
@@ -15,7 +17,10 @@ from ordinaut.model import Json
 from ordinaut.plugins.base import Capability
 from ordinaut.plugins.schema import RESERVED_CONFIG, Manifest
 
-_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+_WORDS = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off"), False),
+}
 
 
 def is_enabled(manifest: Manifest, options: Mapping[str, str]) -> bool:
@@ -50,9 +55,14 @@ def configuration(
     config.update({key: value for key, value in settings.items() if key in properties})
     by_name = {key.lower(): key for key in properties}
     for name, text in options.items():
-        if name not in RESERVED_CONFIG:
-            key = by_name.get(name, name)
-            config[key] = _parse(text, properties.get(key, {}).get("type"))
+        if name in RESERVED_CONFIG:
+            continue
+        base = name.removesuffix("_file")
+        if name not in by_name and base in by_name:
+            # A secret by reference: the file that an orchestrator mounts.
+            name, text = base, _read(text, variable(manifest, name))
+        key = by_name.get(name, name)
+        config[key] = _parse(text, properties.get(key, {}).get("type"))
     _check(manifest, config)
     return config
 
@@ -70,21 +80,26 @@ def _check(manifest: Manifest, config: dict[str, Json]) -> None:
         raise ExtensionError(f"configuration ({variable(manifest, 'KEY')}): {text}")
 
 
+def _read(path: str, name: str) -> str:
+    try:
+        return Path(path).read_text().rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExtensionError(f"{name}: {path} can not be read: {error}") from None
+
+
 def _parse(text: str, kind: object) -> Json:
     """Read a value as its schema wants it; what does not fit is left for the check to refuse."""
     if kind == "string" or kind is None:
         return text
+    if kind == "boolean" and text.lower() in _WORDS:
+        return _WORDS[text.lower()]
     try:
         return json.loads(text)
     except json.JSONDecodeError:
-        if kind == "array":
-            return text.replace(",", " ").split()
-        return {**dict.fromkeys(_TRUE, True), **dict.fromkeys(_FALSE, False)}.get(
-            text.lower(), text
-        )
+        return text.replace(",", " ").split() if kind == "array" else text
 
 
 def _boolean(manifest: Manifest, key: str, text: str) -> bool:
-    if text.lower() in _TRUE + _FALSE:
-        return text.lower() in _TRUE
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
     raise ExtensionError(f"{variable(manifest, key)} is true or false, not {text!r}")
