@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import multiprocessing
 import os
@@ -42,7 +43,9 @@ from ordinaut.store.database import Database
 ROUNDS = 3
 BATCH = 1000
 POOL = 10
-TASK = {
+VARIETY = 600  # different tasks, so that what is remembered of one does not serve all
+IN_FLIGHT = 2  # batches at a time: the server checks one while PostgreSQL stores the other
+TASK: dict[str, Any] = {
     "title": "nightly report",
     "schedule_kind": "cron",
     "schedule_expr": "30 2 * * *",
@@ -143,10 +146,10 @@ def served(target: Any, *args: Any, port: int) -> Iterator[None]:
 
 
 class Hammer(asyncio.Protocol):
-    """One connection that sends the same request again as soon as it was answered."""
+    """One connection that sends the next request as soon as the last was answered."""
 
-    def __init__(self, request: bytes, counter: list[int], over: asyncio.Event) -> None:
-        self._request = request
+    def __init__(self, requests: Iterator[bytes], counter: list[int], over: asyncio.Event) -> None:
+        self._requests = requests
         self._counter = counter
         self._over = over
         self._transport: asyncio.Transport | None = None
@@ -155,7 +158,7 @@ class Hammer(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are not instances of asyncio's class.
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.write(self._request)
+        self._transport.write(next(self._requests))
 
     def data_received(self, data: bytes) -> None:
         self._left += data
@@ -170,22 +173,16 @@ class Hammer(asyncio.Protocol):
         self._left = body[length:]
         self._counter[0] += 1
         if not self._over.is_set() and self._transport is not None:
-            self._transport.write(self._request)
+            self._transport.write(next(self._requests))
 
 
 async def hammer(port: int, key: str, *, seconds: float, connections: int) -> float:
     """Return the answers a second that the server at ``port`` gives."""
-    body = json.dumps(TASK).encode()
-    head = (
-        f"POST /tasks HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
+    requests = itertools.cycle([_request(key, task) for task in tasks(VARIETY)])
     counter, over = [0], asyncio.Event()
     loop = asyncio.get_running_loop()
     opened = [
-        await loop.create_connection(
-            lambda: Hammer(head.encode() + body, counter, over), "127.0.0.1", port
-        )
+        await loop.create_connection(lambda: Hammer(requests, counter, over), "127.0.0.1", port)
         for _ in range(connections)
     ]
     await asyncio.sleep(0.5)  # warm up
@@ -201,15 +198,39 @@ async def hammer(port: int, key: str, *, seconds: float, connections: int) -> fl
 
 async def batches(port: int, key: str, *, seconds: float) -> float:
     """Return the tasks a second that ``POST /tasks/batch`` stores."""
-    body = json.dumps({"tasks": [TASK] * BATCH}).encode()
+    body = json.dumps({"tasks": tasks(BATCH)}).encode()
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     done, began = 0, time.perf_counter()
-    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+
+    async def send(client: httpx2.AsyncClient) -> None:
+        nonlocal done
         while time.perf_counter() - began < seconds:
             answer = await client.post("/tasks/batch", content=body, headers=headers)
             answer.raise_for_status()
             done += BATCH
+
+    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        await asyncio.gather(*(send(client) for _ in range(IN_FLIGHT)))
     return done / (time.perf_counter() - began)
+
+
+def tasks(count: int) -> list[dict[str, Any]]:
+    """Return tasks that differ in title, schedule and parameters, as those of a fleet do."""
+    return [
+        TASK
+        | {"title": f"nightly report {n}", "schedule_expr": f"{n % 60} {n // 60 % 24} * * *"}
+        | {"payload": TASK["payload"] | {"params": {"url": f"https://example.org/{n}"}}}
+        for n in range(count)
+    ]
+
+
+def _request(key: str, task: dict[str, Any]) -> bytes:
+    body = json.dumps(task).encode()
+    head = (
+        f"POST /tasks HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
 
 
 async def bootstrap(settings: Settings) -> str:
@@ -227,7 +248,7 @@ def measure(url: str, *, seconds: float, connections: int) -> dict[str, float]:
     ours, bare = _free_port(), _free_port()
     settings = Settings(
         database_url=url, redis_url="redis://127.0.0.1:1/0", secret="x" * 40, port=ours,
-        database_pool_size=POOL,
+        database_pool_size=POOL, ext_disabled=("events_demo",),
     )  # fmt: skip
     key = uvloop.run(bootstrap(settings))
     rates: dict[str, list[float]] = {"bare": [], "ours": [], "batch": []}
