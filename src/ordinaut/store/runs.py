@@ -26,7 +26,7 @@ class Run:
     """One execution of a task over all its attempts.
 
     ``payload`` is what this run added to the definition of its task, ``wait`` what a suspended
-    one waits for.
+    one waits for, ``progress`` how far the step has come that runs.
     """
 
     id: UUID
@@ -45,6 +45,7 @@ class Run:
     error: Json
     wait: Json
     cancel_requested: bool
+    progress: Json
     task_title: str
 
 

@@ -9,12 +9,12 @@ from psycopg import errors, sql
 
 from ordinaut.store.database import Database, Queries, Tx
 
-Parent: TypeAlias = Literal["task_run", "step_run", "event"]
+Parent: TypeAlias = Literal["task_run", "step_run", "run_log", "event"]
 
 SQL = Queries("upkeep")
 
-RUN_TABLES: tuple[Parent, ...] = ("task_run", "step_run")
-_OF_LIVE_RUNS = ("step_run",)
+RUN_TABLES: tuple[Parent, ...] = ("task_run", "step_run", "run_log")
+_OF_LIVE_RUNS = ("step_run", "run_log")
 
 # What is deleted by age, and how old it may become at most.
 _BRIEF = (
@@ -23,7 +23,14 @@ _BRIEF = (
     ("old_revocations", timedelta(0)),
     ("old_processes", timedelta(days=1)),
 )
-_WITH_RUNS = ("old_runs", "old_steps", "old_occurrences", "old_downtimes", "old_pauses")
+_WITH_RUNS = (
+    "old_runs",
+    "old_steps",
+    "old_lines",
+    "old_occurrences",
+    "old_downtimes",
+    "old_pauses",
+)
 
 
 async def ensure_partitions(db: Database, *, first: date, days: int) -> list[date]:

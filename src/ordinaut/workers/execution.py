@@ -19,6 +19,7 @@ from ordinaut.store import results
 from ordinaut.store.results import Ended, Parked
 from ordinaut.telemetry import emit, logger
 from ordinaut.workers.job import Job, Plan
+from ordinaut.workers.scribe import Pen, Scribe
 from ordinaut.workers.settler import Settler
 
 Result: TypeAlias = Ended | Parked
@@ -29,11 +30,12 @@ log = logger(__name__)
 class RunJournal:
     """Where one run writes down what must survive it."""
 
-    __slots__ = ("_job", "_settler")
+    __slots__ = ("_job", "_pen", "_settler")
 
-    def __init__(self, job: Job, settler: Settler) -> None:
+    def __init__(self, job: Job, settler: Settler, pen: Pen) -> None:
         self._job = job
         self._settler = settler
+        self._pen = pen
 
     async def checkpoint(self, records: Sequence[StepRecord]) -> None:
         announce, self._job.announced = not self._job.announced, True
@@ -46,21 +48,20 @@ class RunJournal:
         lease = self._job.lease
         emit("run.report", run_id=lease.id, task_id=lease.task_id, report=report)
         if isinstance(report, LogEntry):
-            log.info(
-                report.message,
-                level_given=report.level,
-                run_id=str(lease.id),
-                step=report.step_id,
-                **{f"field_{key}": value for key, value in report.fields.items()},
-            )
+            self._pen.write(report)
+        else:
+            self._pen.tell(report)
 
 
 class Execution:
     """Executes jobs with the tools and the journal of this worker."""
 
-    def __init__(self, registry: ToolRegistry, settler: Settler, clock: Clock) -> None:
+    def __init__(
+        self, registry: ToolRegistry, settler: Settler, *, scribe: Scribe, clock: Clock
+    ) -> None:
         self._registry = registry
         self._settler = settler
+        self._scribe = scribe
         self._clock = clock
 
     async def perform(self, job: Job) -> Result:
@@ -73,6 +74,7 @@ class Execution:
             return self.failed(job, {"code": "invalid_definition", "message": plan})
         lease, definition = job.lease, plan.definition
         given = lease.payload or {}
+        pen = Pen(self._scribe, lease)
         outcome = await execute(
             plan.pipeline,
             run=RunInfo(
@@ -86,12 +88,13 @@ class Execution:
                 task=plan.shown,
             ),
             registry=self._registry,
-            journal=RunJournal(job, self._settler),
+            journal=RunJournal(job, self._settler, pen),
             clock=self._clock,
             done=job.done,
             event=given.get("event"),
             params=given.get("params"),
         )
+        await pen.lift()
         return self.result(job, plan, outcome)
 
     def result(self, job: Job, plan: Plan, outcome: Outcome) -> Result:

@@ -6,6 +6,8 @@
                             ▲          N runs at a time      ▲
                          Listener                        Heartbeat (renews everything above)
 
+    Slots ──► Scribe ──what tools say──► PostgreSQL
+
 A stop goes from left to right: no more leases, what has not started goes back at once, what
 runs may end in time or goes back as well, and the last flush comes before the connections close.
 """
@@ -43,6 +45,7 @@ from ordinaut.workers.leaser import Leaser
 from ordinaut.workers.line import BY_INDEX, ROW_BY_ROW, Line
 from ordinaut.workers.listener import Listener
 from ordinaut.workers.plans import Plans
+from ordinaut.workers.scribe import Scribe
 from ordinaut.workers.settler import Settler
 from ordinaut.workers.slots import GRACE, Slots
 
@@ -70,10 +73,11 @@ class Worker:
             worker_id=self.id,
             clock=clock,
         )
+        self._scribe = Scribe(self._line("scribe"), worker_id=self.id)
         self._slots = Slots(
             settings.worker_concurrency,
             buffer=self._buffer,
-            execution=Execution(registry, self._settler, clock),
+            execution=Execution(registry, self._settler, scribe=self._scribe, clock=clock),
             settler=self._settler,
             clock=clock,
             grace=grace,
@@ -106,6 +110,13 @@ class Worker:
         )
 
         self._settler.settled = self._leaser.freed
+        self._lasting = (
+            self._heartbeat,
+            self._settler,
+            self._scribe,
+            self._slots,
+            self._listener,
+        )
 
     def _line(self, name: str, options: str = "", *, direct: bool = False) -> Line:
         settings = self._settings
@@ -124,8 +135,7 @@ class Worker:
             for line in self._lines:
                 stack.push_async_callback(line.close)
             lasting = [
-                group.create_task(part.run(), name=type(part).__name__)
-                for part in (self._heartbeat, self._settler, self._slots, self._listener)
+                group.create_task(part.run(), name=type(part).__name__) for part in self._lasting
             ]
             leasing = group.create_task(self._leaser.run(), name="Leaser")
             log.info("worker started", worker_id=str(self.id), slots=self._slots.count)

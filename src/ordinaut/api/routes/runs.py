@@ -6,17 +6,20 @@ from datetime import timedelta
 from typing import Annotated, Final
 from uuid import UUID
 
-from fastapi import Query, Response, status
+from fastapi import Header, Query, Response, status
+from sse_starlette import EventSourceResponse
 
-from ordinaut.api import answers, decisions
+from ordinaut.api import answers, decisions, following, listening
 from ordinaut.api.answers import answer
 from ordinaut.api.dependencies import Anyone, RunsRead, RunsWrite
-from ordinaut.api.paging import cursor_id, paged
+from ordinaut.api.paging import cursor_id, cursor_seq, paged
 from ordinaut.api.routing import router
 from ordinaut.api.schemas import written
 from ordinaut.api.schemas.base import Page
 from ordinaut.api.schemas.runs import (
     Decision,
+    LineOut,
+    LogQuery,
     RetryQuery,
     RunDetail,
     RunOut,
@@ -25,12 +28,13 @@ from ordinaut.api.schemas.runs import (
     StatsQuery,
 )
 from ordinaut.errors import Conflict
-from ordinaut.store import audit, queue, runs
+from ordinaut.store import audit, queue, runlog, runs
 from ordinaut.store.runs import Filter
 
 routes = router("/runs", "runs")
 
 STATS_OVER: Final = timedelta(days=1)
+EVENT_STREAM: Final = "text/event-stream"
 ACCEPTED: Final = status.HTTP_202_ACCEPTED
 
 
@@ -63,6 +67,35 @@ async def get(run_id: UUID, work: RunsRead) -> Response:
         run = await runs.get(tx, run_id, owner=work.owner)
         steps = [written.step(step) for step in await runs.steps(tx, run_id)]
     return answer(written.run(run) | {"steps": steps})
+
+
+@routes.get("/{run_id}/logs", response_model=Page[LineOut])
+async def logs(
+    run_id: UUID,
+    query: Annotated[LogQuery, Query()],
+    work: RunsRead,
+    accept: Annotated[str, Header()] = "",
+    last: Annotated[str | None, Header(alias="Last-Event-ID", max_length=50)] = None,
+) -> Response:
+    """Return what the tools of a run have written, oldest first.
+
+    To ``Accept: text/event-stream`` the lines are sent as they come (SSE), until the run ends.
+    """
+    async with work.connection() as tx:
+        await runs.get(tx, run_id, owner=work.owner)
+        if EVENT_STREAM in accept:
+            source = following.follow(work, run_id, query, after=following.place(last))
+            return EventSourceResponse(source, ping=listening.PING_SECONDS)
+        found = await runlog.page(
+            tx,
+            run_id,
+            limit=query.limit + 1,
+            levels=following.levels(query.level),
+            after=cursor_seq(query.cursor) or 0,
+            step_id=query.step_id,
+        )
+    page, more = paged(found, limit=query.limit, place=lambda line: line.seq)
+    return answers.page([written.line(line) for line in page], more)
 
 
 @routes.post("/{run_id}/cancel", status_code=ACCEPTED, response_model=RunOut)

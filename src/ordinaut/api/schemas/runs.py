@@ -8,7 +8,8 @@ from uuid import UUID
 
 from pydantic import Field
 
-from ordinaut.api.schemas.base import Answer, Body, Instant, Name, PageQuery, Query
+from ordinaut.api.schemas.base import Answer, Body, Instant, JsonObject, Name, PageQuery, Query
+from ordinaut.engine.tool import Level
 from ordinaut.model import Json, RunStatus, StepStatus, Trigger
 from ordinaut.store.runs import Percentiles
 
@@ -49,6 +50,24 @@ class Decision(Body):
     output: Json = None
 
 
+class LogQuery(PageQuery):
+    """Which lines of a run; ``level`` is the least that is shown."""
+
+    level: Level = "debug"
+    step_id: Name | None = None
+
+
+class LineOut(Answer):
+    """One line that a tool wrote; ``index`` is the item of a ``foreach``."""
+
+    at: Instant
+    level: Level
+    step_id: str
+    index: int | None
+    message: str
+    fields: JsonObject
+
+
 class StepOut(Answer):
     """One step of a run; ``index`` is the item of a ``foreach``."""
 
@@ -84,6 +103,7 @@ class RunOut(Answer):
     error: Json
     wait: Json
     cancel_requested: bool
+    progress: Json
 
 
 class RunDetail(RunOut):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ordinaut.model import StepRecord
+from ordinaut.store.runlog import Line
 from ordinaut.store.runs import Run
 from ordinaut.store.tasks import TaskRecord
 
@@ -74,6 +75,7 @@ def run(one: Run) -> dict[str, Any]:
         "error": one.error,
         "wait": one.wait if one.status == "waiting" else None,
         "cancel_requested": one.cancel_requested,
+        "progress": one.progress,
     }
 
 
@@ -89,4 +91,16 @@ def step(one: StepRecord) -> dict[str, Any]:
         "finished_at": one.finished_at,
         "output": one.output,
         "error": one.error,
+    }
+
+
+def line(one: Line) -> dict[str, Any]:
+    """Write a line of a run (:class:`ordinaut.api.schemas.runs.LineOut`)."""
+    return {
+        "at": one.at,
+        "level": one.level,
+        "step_id": one.step_id,
+        "index": one.index,
+        "message": one.message,
+        "fields": one.fields,
     }

@@ -8,7 +8,7 @@ SELECT r.*, t.title
                          ELSE 'queued' END AS status,
             w.trigger, w.attempt, w.scheduled_for, w.run_at, w.started_at,
             NULL::timestamptz AS finished_at, w.locked_by AS worker_id, w.payload,
-            NULL::jsonb AS output, w.error, w.wait, w.cancel_requested
+            NULL::jsonb AS output, w.error, w.wait, w.cancel_requested, w.progress
        FROM due_work w
       WHERE (%(before)s::uuid IS NULL OR w.id < %(before)s)
         AND (%(task_id)s::uuid IS NULL OR w.task_id = %(task_id)s)
@@ -21,7 +21,7 @@ SELECT r.*, t.title
     UNION ALL
     (SELECT h.id, h.task_id, h.task_version, h.status, h.trigger, h.attempt, h.scheduled_for,
             h.run_at, h.started_at, h.finished_at, h.worker_id, h.payload, h.output, h.error,
-            NULL::jsonb, false
+            NULL::jsonb, false, NULL::jsonb
        FROM task_run h
       WHERE (%(before)s::uuid IS NULL OR h.id < %(before)s)
         AND (%(task_id)s::uuid IS NULL OR h.task_id = %(task_id)s)
@@ -45,13 +45,13 @@ SELECT r.*, t.title
                         ELSE 'queued' END AS status,
            w.trigger, w.attempt, w.scheduled_for, w.run_at, w.started_at,
            NULL::timestamptz AS finished_at, w.locked_by AS worker_id, w.payload,
-           NULL::jsonb AS output, w.error, w.wait, w.cancel_requested
+           NULL::jsonb AS output, w.error, w.wait, w.cancel_requested, w.progress
       FROM due_work w
      WHERE w.id = %(id)s
     UNION ALL
     SELECT h.id, h.task_id, h.task_version, h.status, h.trigger, h.attempt, h.scheduled_for,
            h.run_at, h.started_at, h.finished_at, h.worker_id, h.payload, h.output, h.error,
-           NULL::jsonb, false
+           NULL::jsonb, false, NULL::jsonb
       FROM task_run h
      WHERE h.id = %(id)s
   ) r

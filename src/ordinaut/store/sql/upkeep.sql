@@ -35,6 +35,11 @@ DELETE FROM step_run_default AS s
  WHERE s.run_id < uuid7_floor(%(before)s)
    AND NOT EXISTS (SELECT FROM due_work AS w WHERE w.id = s.run_id);
 
+-- name: old_lines
+DELETE FROM run_log_default AS l
+ WHERE l.run_id < uuid7_floor(%(before)s)
+   AND NOT EXISTS (SELECT FROM due_work AS w WHERE w.id = l.run_id);
+
 -- name: old_events
 DELETE FROM event_default AS e USING event_cursor AS c
  WHERE e.occurred_at < %(before)s AND c.name = 'relay'
