@@ -24,7 +24,7 @@ from ordinaut.engine.tool import Progress, Tool, ToolContext
 from ordinaut.errors import CapabilityDenied, ExtensionError, OrdinautError, ToolError
 from ordinaut.model import Effect, Json
 from ordinaut.plugins.search import search
-from ordinaut.telemetry import listen, logger
+from ordinaut.telemetry import logger
 
 __all__ = [
     "API_VERSION",
@@ -48,7 +48,6 @@ __all__ = [
     "ToolContext",
     "ToolError",
     "Tools",
-    "listen",
     "logger",
     "search",
 ]
@@ -192,9 +191,10 @@ class Services(Protocol):
 class Context(Mapping[str, Any]):
     """What was granted to one extension, by name.
 
-    ``config``, ``log`` and ``folder`` are always there; ``events``, ``background``, ``static``
-    and ``services`` only when granted. ``context["x"]`` raises :class:`CapabilityDenied` for
-    what was not granted, ``context.get("x")`` gives ``None``.
+    ``config``, ``log`` and ``folder`` are always there; ``events``, ``background`` and ``static``
+    only when granted; ``services`` and ``listen`` (to the facts of this process) only for what
+    is built in. ``context["x"]`` raises :class:`CapabilityDenied` for what was not granted,
+    ``context.get("x")`` gives ``None``.
     """
 
     def __init__(self, granted: Mapping[str, Any], denied: Mapping[str, CapabilityDenied]) -> None:

@@ -233,14 +233,14 @@ class ExtensionHost:
 
     def _offer(self, found: Found, home: Home) -> Offer:
         manifest, given = found.usable, self._options(found.id)
-        built_in = found.source == "built_in"
         return Offer(
             manifest=manifest,
             folder=found.folder,
             home=home,
             allowed=options.allowed(manifest, given),
             config=options.configuration(manifest, given, self._settings_of(found)),
-            backend=self._backend if built_in else replace(self._backend, services=None),
+            backend=self._backend,
+            built_in=found.source == "built_in",
         )
 
     def _options(self, extension_id: str) -> Mapping[str, str]:

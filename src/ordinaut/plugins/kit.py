@@ -38,6 +38,7 @@ class Offer:
     allowed: frozenset[Capability]
     config: Mapping[str, Json]
     backend: Backend
+    built_in: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +124,9 @@ class Kit:
             for key, (facade, capabilities) in facades.items()
             if facade is None
         }
-        if offer.backend.services is not None:
-            always["services"] = offer.backend.services
+        if offer.built_in:
+            # A listener runs in the middle of the core's work; a stranger's could stop it.
+            always |= {"services": offer.backend.services, "listen": telemetry.listen}
         return Context(always | granted, denied)
 
     def set_up(self, extension: Extension) -> None:

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from ordinaut.extensions.observability.metrics import Metrics
-from ordinaut.plugins.base import Capability, Context, Extension, ExtensionInfo, listen
+from ordinaut.plugins.base import Capability, Context, Extension, ExtensionInfo
 
 
 class Observability(Extension):
@@ -26,14 +26,14 @@ class Observability(Extension):
         return {Capability.ROUTES}
 
     def setup(self, *, context: Context, **_: Any) -> APIRouter:
-        self._services = context.get("services")
+        self._services, self._listen = context["services"], context["listen"]
         self._metrics = Metrics()
         router = APIRouter()
         router.add_api_route("/metrics", self.metrics, methods=["GET"], response_class=Response)
         return router
 
     async def on_startup(self, app: object) -> None:
-        self._ignore = listen(self._metrics.take)
+        self._ignore = self._listen(self._metrics.take)
         if self._services is not None:
             self._metrics.show(await self._services.figures())
 
