@@ -11,12 +11,11 @@ from ordinaut.store.queue import SQL
 
 STEPS = '[["step_1",-1,"succeeded",1,"core.transform",1764000000.1,1764000000.2,1,null]]'
 HOLDER = "('00000000-0000-0000-0000-' || lpad(:client_id::text, 12, '0'))::uuid"
+HEADS = "SELECT array_agg(leased.id) AS ids, array_agg(leased.lease_token) AS tokens"
 
 
 def script(batch: int) -> str:
     """Return a transaction script: lease a batch, settle what was leased."""
-    mine = f"(SELECT array_agg(id ORDER BY id) FROM due_work WHERE locked_by = {HOLDER})"
-    tokens = f"(SELECT array_agg(lease_token ORDER BY id) FROM due_work WHERE locked_by = {HOLDER})"
 
     def repeated(value: str) -> str:
         return f"array_fill({value}, ARRAY[{batch}])"
@@ -26,8 +25,8 @@ def script(batch: int) -> str:
         "now": "NULL::timestamptz",
         "lease_for": "interval '30 s'",
         "limit": str(batch),
-        "ids": mine,
-        "tokens": tokens,
+        "ids": "':ids'",
+        "tokens": "':tokens'",
         "announce": repeated("true"),
         "statuses": repeated("'succeeded'::text"),
         "started_ats": repeated("1764000000.1::float8"),
@@ -41,7 +40,8 @@ def script(batch: int) -> str:
         text = re.sub(r"^--.*\n", "", SQL[name], flags=re.MULTILINE)
         return re.sub(r"%\((\w+)\)s", lambda found: values[found[1]], text)
 
-    return f"{bound('lease')}\n{bound('settle')}\n"
+    lease = bound("lease").replace("SELECT other.keyed, leased.*", HEADS).rstrip(";\n")
+    return f"{lease}\n\\gset\n{bound('settle')}\n"
 
 
 def find() -> Path | None:

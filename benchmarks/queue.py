@@ -6,7 +6,7 @@ Ours are `ordinaut worker` processes as they are delivered: fencing, history, a 
 four events for each run. Each queue gets a database of its own on one embedded PostgreSQL with
 fsync on. The queue is filled before the consumers start, and what counts is the time from the
 start of the first run to the last commit, so neither filling nor starting processes is in it.
-The best of the rounds is shown, for peers the best of their batch sizes too.
+Contenders take turns, and the best of their rounds is shown.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ RATE = 50  # runs a second when latency is measured
 PEER_MODULES = {"pgqueuer": ("pgqueuer", "asyncpg"), "procrastinate": ("procrastinate",)}
 
 Row = dict[str, Any]
+Contender = tuple[str, dict[str, Any], Callable[[], Awaitable[float]]]
 
 
 class Ours:
@@ -146,7 +147,7 @@ class Peer:
     def _call(self, verb: str, number: int = 0) -> None:
         subprocess.run(self._command(verb, number), check=True, stderr=subprocess.DEVNULL)
 
-    def throughput(self, *, processes: int, count: int, batch: int = 0) -> float:
+    async def throughput(self, *, processes: int, count: int, batch: int) -> float:
         self._call("fill", count)
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute("VACUUM ANALYZE")
@@ -233,11 +234,12 @@ class Bench:
         ours = Ours(self._server, self._folder)
         peers = [Peer(self._server, name) for name in self._peers]
         for processes in (1, 2):
-            await self._ours(ours, processes=processes)
+            contenders = [self._ours(ours, processes=processes)]
             for peer in peers:
-                self._peer(peer, processes=processes)
-        for concurrency in () if self._quick else (1, 20):
-            await self._ours(ours, processes=1, concurrency=concurrency)
+                contenders += self._peer(peer, processes=processes)
+            await self._compare(contenders)
+        if not self._quick:
+            await self._compare([self._ours(ours, concurrency=n) for n in (1, 20)])
         await self._pgbench(ours)
         count = RATE * (5 if self._quick else 20)
         self._show_latency("ordinaut", await ours.latency(count))
@@ -245,30 +247,27 @@ class Bench:
             if peer.name == "pgqueuer":
                 self._show_latency("pgqueuer", peer.latency(count))
 
-    async def _best(self, once: Callable[[], Awaitable[float]]) -> float:
-        return max([await once() for _ in range(self._rounds)])
+    async def _compare(self, contenders: list[Contender]) -> None:
+        """Let contenders run by turns, so that all meet the same machine; show their best."""
+        best = [0.0] * len(contenders)
+        for _ in range(self._rounds):
+            for place, (_, _, once) in enumerate(contenders):
+                best[place] = max(best[place], await once())
+        for (name, how, _), found in zip(contenders, best, strict=True):
+            self._show(name, per_second=found, **how)
 
-    async def _ours(self, ours: Ours, *, processes: int, concurrency: int = 100) -> None:
-        found = await self._best(
-            lambda: ours.throughput(processes=processes, count=self._count, concurrency=concurrency)
-        )
-        self._show("ordinaut", processes=processes, concurrency=concurrency, per_second=found)
+    def _ours(self, ours: Ours, *, processes: int = 1, concurrency: int = 100) -> Contender:
+        how = {"processes": processes, "concurrency": concurrency}
+        return "ordinaut", how, lambda: ours.throughput(count=self._count, **how)
 
-    def _peer(self, peer: Peer, *, processes: int) -> None:
+    def _peer(self, peer: Peer, *, processes: int) -> list[Contender]:
         if peer.name == "procrastinate":
-            count = 2_000 if self._quick else 4_000
-            found = peer.throughput(processes=processes, count=count)
-            self._show(peer.name, processes=processes, concurrency=100, per_second=found)
-            return
-        best = {
-            batch: max(
-                peer.throughput(processes=processes, count=self._count // 2, batch=batch)
-                for _ in range(self._rounds)
-            )
-            for batch in BATCHES
-        }
-        batch = max(best, key=lambda one: best[one])
-        self._show(peer.name, processes=processes, batch=batch, per_second=best[batch])
+            hows = [{"processes": processes, "batch": 0}]
+            count = self._count // 50
+        else:
+            hows = [{"processes": processes, "batch": batch} for batch in BATCHES]
+            count = self._count // 2
+        return [(peer.name, how, partial(peer.throughput, count=count, **how)) for how in hows]
 
     async def _pgbench(self, ours: Ours) -> None:
         if pgbench.find() is None:

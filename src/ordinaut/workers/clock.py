@@ -17,11 +17,11 @@ class DatabaseClock:
 
     def __init__(self) -> None:
         self._ahead = 0.0  # of the database's epoch seconds to the stopwatch
-        self.set(SystemClock().now())
+        self.set(SystemClock().now(), asked_at=time.monotonic())
 
-    def set(self, reading: datetime) -> None:
-        """Take a fresh reading of the database's clock."""
-        self._ahead = reading.timestamp() - time.monotonic()
+    def set(self, reading: datetime, *, asked_at: float) -> None:
+        """Take a fresh reading; it was made half-way between the question and now."""
+        self._ahead = reading.timestamp() - (asked_at + time.monotonic()) / 2
 
     def now(self) -> datetime:
         return datetime.fromtimestamp(time.monotonic() + self._ahead, UTC)

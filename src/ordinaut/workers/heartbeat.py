@@ -138,6 +138,7 @@ class Heartbeat:
     async def report(self) -> None:
         """Write the sign of life and follow the database's clock."""
         tx = await self._line.open()
+        asked_at = time.monotonic()
         reading = await workers.report(
             tx,
             self._worker_id,
@@ -147,7 +148,7 @@ class Heartbeat:
             state=self.state,
             details=self.details(),
         )
-        self._clock.set(reading)
+        self._clock.set(reading, asked_at=asked_at)
         self.beat_at = time.monotonic()
 
     def details(self) -> dict[str, Json]:
