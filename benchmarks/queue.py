@@ -25,6 +25,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -147,28 +148,26 @@ class Peer:
     def _call(self, verb: str, number: int = 0) -> None:
         subprocess.run(self._command(verb, number), check=True, stderr=subprocess.DEVNULL)
 
+    def _start(self, verb: str, number: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            self._command(verb, number),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+
     async def throughput(self, *, processes: int, count: int, batch: int) -> float:
         self._call("fill", count)
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute("VACUUM ANALYZE")
             connection.execute("CHECKPOINT")
-        running = [
-            subprocess.Popen(
-                self._command("drain", batch), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-            )
-            for _ in range(processes)
-        ]
+        running = [self._start("drain", batch) for _ in range(processes)]
         reports = [json.loads(p.communicate()[0].splitlines()[-1]) for p in running]
         firsts = [r["first"] for r in reports if r["first"] is not None]
         return count / (max(r["last"] for r in reports) - min(firsts))
 
     def latency(self, count: int) -> list[float]:
-        listening = subprocess.Popen(
-            self._command("listen", RATE),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
+        listening = self._start("listen", RATE)
         assert listening.stdout is not None
         listening.stdout.readline()
         self._call("produce", count + RATE)
