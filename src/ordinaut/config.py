@@ -83,6 +83,7 @@ class Settings(BaseModel):
 
     ext_paths: Annotated[tuple[Path, ...], BeforeValidator(_paths)] = ()
     ext_disabled: Annotated[tuple[str, ...], BeforeValidator(_words)] = ()
+    ext_reload: bool = False
     ext_options: Mapping[str, Mapping[str, str]] = {}
     http_allow_private: bool = False
     http_allow_hosts: Annotated[tuple[str, ...], BeforeValidator(_words)] = ()

@@ -43,6 +43,7 @@ DEFAULTS = {
     "ORDINAUT_LOG_JSON": "false",
     "ORDINAUT_DRAIN_SECONDS": "5",
     "ORDINAUT_HTTP_ALLOW_PRIVATE": "true",
+    "ORDINAUT_EXT_RELOAD": "true",
 }
 
 

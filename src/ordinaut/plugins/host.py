@@ -24,6 +24,7 @@ from ordinaut.model import Json
 from ordinaut.plugins import loader, options
 from ordinaut.plugins.backend import Backend, backend_of
 from ordinaut.plugins.base import Capability
+from ordinaut.plugins.changes import Changes
 from ordinaut.plugins.description import Description, describe, describe_refused
 from ordinaut.plugins.gateway import Authorize, Gateway, refuse_all
 from ordinaut.plugins.home import CoreHome, Home, ThreadHome
@@ -144,6 +145,20 @@ class ExtensionHost:
         self._disabled.add(extension_id)
         await member.stop()
 
+    async def reload(self, extension_id: str) -> None:
+        """Read a folder's extension anew, and start it if it was started or failed before."""
+        member = self._member_of(extension_id)
+        wanted = member.state in ("started", "failed") or self._role.wants(member.manifest)
+        await member.stop()
+        (found,) = loader.discover([member.found.folder], built_in=False, installed=False)
+        if found.manifest is None or found.id != extension_id:
+            member.fail(found.reason or f"its id is {found.id!r} now; restart to take it in")
+            return
+        member = self._members[extension_id] = self._member(found)
+        if wanted and extension_id not in self._disabled:
+            await member.start(live=self._role.live)
+        log.info("extension.reloaded", extension=extension_id, state=member.state)
+
     def describe(self) -> tuple[Description, ...]:
         """Say how every extension fares, also those that can not be used."""
         members = (
@@ -173,6 +188,11 @@ class ExtensionHost:
             )
         )
         self._duties.append(asyncio.create_task(self._follow(), name="extensions:follow"))
+        if self._settings.ext_reload:
+            found = (member.found for member in self._members.values())
+            changes = Changes({one.id: one.folder for one in found if one.source == "path"})
+            reloading = asyncio.create_task(self._reload(changes), name="extensions:reload")
+            self._duties.append(reloading)
         if any(not member.home.is_core for member in self._members.values()):
             self._duties.append(asyncio.create_task(self._watch(), name="extensions:watch"))
 
@@ -180,6 +200,12 @@ class ExtensionHost:
         while True:
             await asyncio.sleep(FOLLOW_SECONDS)
             await self._try_to_refresh()
+
+    async def _reload(self, changes: Changes) -> None:
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            for id in await asyncio.to_thread(changes.look):
+                await self.reload(id)
 
     async def _try_to_refresh(self) -> None:
         try:

@@ -128,22 +128,23 @@ class Member:
             async with asyncio.timeout(limit):
                 await work
         except TimeoutError:
-            self._fail(f"{verb} took longer than {limit:g} s")
+            self.fail(f"{verb} took longer than {limit:g} s")
             await self.home.close()
         except OrdinautError as error:
-            self._fail(error.message)
+            self.fail(error.message)
         except Exception as error:
             log.exception("extension.fault", extension=self.found.id, verb=verb)
-            self._fail(f"{verb}: {type(error).__name__}: {error}")
+            self.fail(f"{verb}: {type(error).__name__}: {error}")
             self._raised_at = time.monotonic() if verb == "start" else None
         self.seconds[verb] = time.monotonic() - began
 
     async def end_runaway(self) -> None:
         """Fail an extension that computes without giving way, and end it."""
-        self._fail(f"its code computed for {RUNAWAY_SECONDS:g} s without giving way")
+        self.fail(f"its code computed for {RUNAWAY_SECONDS:g} s without giving way")
         await self.home.close()
 
-    def _fail(self, reason: str) -> None:
+    def fail(self, reason: str) -> None:
+        """Say that it can not be used, and take its tools away."""
         self.state, self.reason = "failed", reason
         self._withdraw()
         log.warning("extension.failed", extension=self.found.id, reason=reason)

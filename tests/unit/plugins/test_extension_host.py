@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from extending import HELLO, extension, host, shown, write
 from ordinaut.errors import ExtensionError, NotFound
 from ordinaut.plugins import loader
+from ordinaut.plugins.changes import Changes
 from ordinaut.plugins.member import RETRY_SECONDS
 
 
@@ -178,3 +180,44 @@ async def test_an_extension_whose_start_raised_may_try_again(tmp_path: Path) -> 
         assert member._raised_at is not None
         member._raised_at -= RETRY_SECONDS
         assert (await running.started("demo")).state == "started"
+
+
+async def test_a_changed_folder_is_loaded_anew(tmp_path: Path) -> None:
+    tool = "async def count(): return {}\ntool_registry.register('count', count)"
+    first = extension("demo", wants="TOOLS", setup=tool.format(1))
+    folder = write(tmp_path, "demo", first, grants=["TOOLS"])
+    changes = Changes({"demo": folder})
+    async with host(tmp_path) as running:
+        assert changes.look() == []
+        assert await running.tools.get("ext.demo.count").fn() == 1
+        write(
+            tmp_path,
+            "demo",
+            extension("demo", wants="TOOLS", setup=tool.format(22)),
+            grants=["TOOLS"],
+        )
+        assert changes.look() == ["demo"]
+        await running.reload("demo")
+        assert await running.tools.get("ext.demo.count").fn() == 22
+        (folder / "extension.py").write_text("def (")
+        await running.reload("demo")
+        assert "SyntaxError" in shown(running, "demo").reason
+        assert "ext.demo.count" not in running.tools
+        (folder / "extension.json").write_text("{")
+        await running.reload("demo")
+        assert "is not JSON" in shown(running, "demo").reason
+        write(tmp_path, "demo", first, grants=["TOOLS"])
+        await running.reload("demo")
+        assert await running.tools.get("ext.demo.count").fn() == 1
+        assert changes.look() == ["demo"]
+
+
+async def test_changes_are_followed_where_that_is_wanted(tmp_path: Path) -> None:
+    folder = write(tmp_path, "hello", HELLO, grants=["ROUTES"], eager=True)
+    async with host(tmp_path, ext_reload=True) as running:
+        (folder / "extension.py").write_text("def (")
+        for _ in range(500):
+            if shown(running, "hello").state == "failed":
+                break
+            await asyncio.sleep(0.01)
+        assert "SyntaxError" in shown(running, "hello").reason
