@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,15 @@ class Dev:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
+    def post(self, path: str, body: Any = None) -> Any:
+        answer = httpx2.post(
+            self.state["url"] + path,
+            json=body,
+            headers={"Authorization": f"Bearer {self.state['api_key']}"},
+        )
+        assert answer.is_success, answer.text
+        return answer.json()
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
         return self.process.wait(PATIENCE)
@@ -122,6 +132,47 @@ def test_a_sample_really_runs(dev):
     assert set(steps) == {"ask", "judge", "note"}
     assert steps["ask"]["output"]["status"] == 200
     assert run["output"]["status"] == 200
+
+
+def test_a_task_made_over_http_runs_at_its_instants_with_the_outputs_of_its_steps(dev):
+    task = dev.post(
+        "/tasks",
+        {
+            "title": "every two seconds",
+            "schedule_kind": "rrule",
+            "schedule_expr": "FREQ=SECONDLY;INTERVAL=2",
+            "catchup": "all",  # a busy machine may look like an outage
+            "payload": {
+                "params": {"numbers": [1, 2, 3]},
+                "pipeline": [
+                    {
+                        "id": "sum",
+                        "uses": "core.transform",
+                        "with": {"value": "${params.numbers}", "expression": "sum(@)"},
+                    },
+                    {"id": "say", "uses": "core.log", "with": {"message": "it is ${steps.sum}"}},
+                ],
+                "output": {"sum": "${steps.sum}"},
+            },
+        },
+    )
+
+    def three() -> Any:
+        runs = dev.get("/runs", task_id=task["id"], status="succeeded")["items"]
+        return runs if len(runs) >= 3 else None
+
+    runs = until(three, "three runs")
+    dev.post(f"/tasks/{task['id']}/cancel")
+
+    due = sorted(datetime.fromisoformat(run["scheduled_for"]) for run in runs)
+    first = datetime.fromisoformat(task["next_run_at"])
+    assert due == [first + n * timedelta(seconds=2) for n in range(len(due))]
+    for run in runs:
+        started, asked = run["started_at"], run["scheduled_for"]
+        assert datetime.fromisoformat(started) >= datetime.fromisoformat(asked)
+        assert run["output"] == {"sum": 6}
+        steps = {step["id"]: step["output"] for step in dev.get(f"/runs/{run['id']}")["steps"]}
+        assert (steps["sum"], steps["say"]["message"]) == (6, "it is 6")
 
 
 def test_a_second_dev_hears_who_holds_the_directory(dev):
