@@ -33,7 +33,6 @@ from ordinaut.api.routes import (
     tasks,
     templates,
 )
-from ordinaut.api.routing import PROBLEMS
 from ordinaut.api.services import Services
 from ordinaut.bus import Bus
 from ordinaut.clock import Clock, SystemClock
@@ -76,13 +75,13 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        responses=PROBLEMS,
         separate_input_output_schemas=False,
         telemetry={"operation_spans": False},
     )
     errors.install(app)
     for module in ROUTERS:
-        app.include_router(module.routes)
+        # Not include_router, which looks its routes up in two steps with every request.
+        app.router.routes.extend(module.routes.routes)
     docs.install(app)
     app.mount("/ext", _extensions)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)

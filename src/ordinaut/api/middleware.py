@@ -8,7 +8,6 @@ from itertools import count
 from typing import Final
 
 import structlog
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,7 +16,7 @@ from ordinaut import telemetry
 from ordinaut.api.errors import problem
 from ordinaut.clock import Clock
 
-REQUEST_ID: Final = "x-request-id"
+REQUEST_ID: Final = b"x-request-id"
 SECURITY_HEADERS: Final = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -49,7 +48,7 @@ class RequestContext:
             await self.app(scope, receive, send)
             return
         began = self.clock.monotonic()
-        given = Headers(scope=scope).get(REQUEST_ID, "")
+        given = dict(scope["headers"]).get(REQUEST_ID, b"").decode("latin-1")
         request_id = given if _SAFE_ID.match(given) else f"{self.prefix}{next(self.numbers):x}"
         scope.setdefault("state", {})["request_id"] = request_id
         structlog.contextvars.bind_contextvars(request_id=request_id)
@@ -59,7 +58,7 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                message["headers"] = [*message["headers"], (REQUEST_ID, request_id.encode())]
             await send(message)
 
         try:
@@ -89,7 +88,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        announced = Headers(scope=scope).get("content-length", "0")
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
         if announced.isdigit() and int(announced) > self.max_bytes:
             answer = problem(Request(scope), 413, code="too_large", detail=self._detail())
             await answer(scope, receive, send)
@@ -120,8 +119,8 @@ class SecurityHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_closed(message: Message) -> None:
             if message["type"] == "http.response.start":
-                present = {name for name, _ in message["headers"]}
-                missing = (pair for pair in _CLOSING if pair[0] not in present)
+                present = dict(message["headers"])
+                missing = [pair for pair in _CLOSING if pair[0] not in present]
                 message["headers"] = [*message["headers"], *missing]
             await send(message)
 

@@ -70,7 +70,7 @@ class Route(APIRoute):
 
 def router(prefix: str, tag: str) -> APIRouter:
     """Return a router whose routes are of this class."""
-    return APIRouter(prefix=prefix, tags=[tag], route_class=Route)
+    return APIRouter(prefix=prefix, tags=[tag], route_class=Route, responses=PROBLEMS)
 
 
 def _check_media_type(request: Request) -> None:
