@@ -83,8 +83,9 @@ def slow_inserts(url: str, *, seconds: float) -> None:
     do(
         url,
         "CREATE FUNCTION take_time() RETURNS trigger LANGUAGE plpgsql AS"
-        f" $$ BEGIN PERFORM pg_sleep({seconds}); RETURN NEW; END $$;"
-        " CREATE TRIGGER slow BEFORE INSERT ON due_work FOR EACH ROW EXECUTE FUNCTION take_time()",
+        f" $$ BEGIN PERFORM pg_sleep({seconds}); RETURN NULL; END $$;"
+        " CREATE TRIGGER slow BEFORE INSERT ON due_work"
+        " FOR EACH STATEMENT EXECUTE FUNCTION take_time()",
     )
 
 
