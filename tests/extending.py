@@ -9,8 +9,8 @@ from typing import Any
 
 from ordinaut.config import Settings
 from ordinaut.plugins import loader
-from ordinaut.plugins.gateway import Authorize, refuse_all
 from ordinaut.plugins.description import Description
+from ordinaut.plugins.gateway import Authorize, refuse_all
 from ordinaut.plugins.host import ExtensionHost
 from ordinaut.plugins.member import Limits
 
