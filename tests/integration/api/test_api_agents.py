@@ -156,3 +156,18 @@ async def test_the_audit_log_names_who_acted_and_from_where(
     [entry] = (await admin.get("/audit", params={"action": "task.create"})).json()["items"]
     assert (entry["actor"], entry["actor_id"]) == ("ann", member.id)
     assert (entry["request_id"], entry["address"]) == ("my-id", "127.0.0.1")
+
+
+async def test_the_audit_log_of_others_is_for_administrators(
+    admin: httpx2.AsyncClient, agent: AgentOf
+) -> None:
+    watcher = await agent("system:read", "tasks:write")
+    await create(admin)
+    task = await create(watcher.client)
+
+    own = (await watcher.client.get("/audit")).json()["items"]
+    others = {"actor_id": (await admin.get("/auth/me")).json()["id"]}
+
+    assert [entry["entity_id"] for entry in own] == [task["id"]]
+    assert (await watcher.client.get("/audit", params=others)).json()["items"] == own
+    assert len((await admin.get("/audit")).json()["items"]) == 2

@@ -56,8 +56,10 @@ async def extensions(work: SystemRead) -> Response:
 
 @routes.get("/audit", response_model=Page[AuditEntry])
 async def audit_log(query: Annotated[AuditQuery, Query()], work: SystemRead) -> Response:
-    """Return who changed what, newest first."""
+    """Return who changed what, newest first; all of it for administrators, else one's own."""
     given = query.model_dump(exclude={"limit", "cursor"})
+    if work.owner is not None:
+        given["actor_id"] = work.owner
     before = cursor_seq(query.cursor)
     async with work.connection() as tx:
         found = await audit.page(tx, limit=query.limit + 1, before=before, **given)
