@@ -33,7 +33,7 @@ from ordinaut.store.waits import Answer, Heard, Place, Question
 from ordinaut.telemetry import emit
 
 STALL: Final = timedelta(seconds=10)
-PAGE: Final = 200  # events, each of which may be large
+PAGE: Final = 500  # events, each of which may be large
 RUNS: Final = 1_000  # that are looked at in one round
 
 # What the core says: about tasks and runs it is heard by their owner only.
@@ -162,6 +162,8 @@ def _pattern(topic: str) -> re.Pattern[str]:
 async def _tell_fresh(tx: Tx, place: Place) -> int:
     """Tell what is new in the outbox to those who listen; return how many runs it woke."""
     woken = after = 0
+    if place.since is not None and not place.news:
+        return 0
     if place.since is None:  # the database was restored from the dump of another cluster
         await waits.look_again(tx)
     else:

@@ -71,10 +71,14 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A part of the outbox: what ``until`` sees and ``since`` did not (None: nothing is known)."""
+    """A part of the outbox: what ``until`` sees and ``since`` did not (None: nothing is known).
+
+    ``news`` tells whether anything is in it.
+    """
 
     since: str | None
     until: str
+    news: bool
 
 
 async def hold(tx: Tx, run_ids: Sequence[UUID], *, now: datetime | None = None) -> dict[UUID, Held]:

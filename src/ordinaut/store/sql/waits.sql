@@ -56,16 +56,19 @@ SELECT coalesce(%(now)s, now()), 'run.queued', task_id, id,
 
 -- name: listening
 -- Whether any run waits for an event, or was not looked at.
-SELECT EXISTS (SELECT FROM due_work WHERE state = 'waiting' AND hears = '{}')
-    OR EXISTS (SELECT FROM due_work WHERE state = 'waiting' AND hears <> '{}');
+SELECT EXISTS (SELECT FROM due_work WHERE state = 'waiting' AND hears IS NOT NULL);
 
 -- name: take
--- How far the outbox was read for runs that wait, and how far it goes now. No row: another
--- process reads. No place: the database was restored from the dump of another cluster.
-SELECT CASE WHEN pg_snapshot_xmax(snapshot) <= pg_snapshot_xmax(pg_current_snapshot())
-            THEN snapshot::text END,
-       pg_current_snapshot()::text
-  FROM event_cursor WHERE name = 'waits'
+-- How far the outbox was read for runs that wait, how far it goes now, and whether anything is in
+-- between. No row: another process reads. No place: the database was restored from the dump of
+-- another cluster.
+SELECT CASE WHEN pg_snapshot_xmax(c.snapshot) <= pg_snapshot_xmax(pg_current_snapshot())
+            THEN c.snapshot::text END,
+       pg_current_snapshot()::text,
+       EXISTS (SELECT FROM event
+                WHERE xid >= pg_snapshot_xmax(c.snapshot)
+                   OR xid = ANY(ARRAY(SELECT pg_snapshot_xip(c.snapshot))))
+  FROM event_cursor AS c WHERE name = 'waits'
    FOR UPDATE SKIP LOCKED;
 
 -- name: move
@@ -78,9 +81,23 @@ UPDATE due_work SET hears = '{}' WHERE state = 'waiting' AND hears <> '{}';
 
 -- name: fresh
 -- What was committed between two snapshots and somebody listens for, in the order of the outbox.
--- A key is a topic, or for those with a wildcard the number of words: *3.
-WITH heard AS MATERIALIZED (
-    SELECT DISTINCT unnest(hears) AS key FROM due_work WHERE state = 'waiting' AND hears <> '{}'
+-- A key is a topic, or for those with a wildcard the number of words: *3. Few topics are spoken
+-- of at a time, however many are listened for, so it is those that are looked up.
+-- seq + 0 keeps the planner from walking through the whole outbox in its order.
+WITH spoken AS MATERIALIZED (
+    SELECT DISTINCT topic
+      FROM event
+     WHERE (xid >= pg_snapshot_xmax(%(snapshot)s::pg_snapshot)
+            OR xid = ANY(ARRAY(SELECT pg_snapshot_xip(%(snapshot)s::pg_snapshot))))
+       AND pg_visible_in_snapshot(xid, %(target)s::pg_snapshot)
+       AND seq > %(after)s
+), heard AS MATERIALIZED (
+    SELECT DISTINCT unnest(hears) AS key
+      FROM due_work
+     WHERE state = 'waiting' AND hears <> '{}'
+       AND hears && ARRAY(SELECT topic FROM spoken
+                          UNION
+                          SELECT '*' || cardinality(string_to_array(topic, '.')) FROM spoken)
 )
 SELECT seq, occurred_at, topic, task_id, run_id, subject, data,
        (SELECT created_by FROM task AS t WHERE t.id = event.task_id)
@@ -91,7 +108,7 @@ SELECT seq, occurred_at, topic, task_id, run_id, subject, data,
    AND seq > %(after)s
    AND (topic IN (SELECT key FROM heard)
         OR '*' || cardinality(string_to_array(topic, '.')) IN (SELECT key FROM heard))
- ORDER BY seq LIMIT %(limit)s;
+ ORDER BY seq + 0 LIMIT %(limit)s;
 
 -- name: past
 -- What happened since an instant under these keys.

@@ -2,8 +2,9 @@
 -- has looked yet whether the answer is there already. NULL: no event can end the waiting.
 ALTER TABLE due_work ADD COLUMN hears text[];
 UPDATE due_work SET hears = '{}' WHERE state = 'waiting';
+CREATE INDEX due_work_listening ON due_work (id) WHERE state = 'waiting' AND hears IS NOT NULL;
 CREATE INDEX due_work_unheard ON due_work (id) WHERE state = 'waiting' AND hears = '{}';
-CREATE INDEX due_work_hears ON due_work USING gin (hears)
+CREATE INDEX due_work_hears ON due_work USING gin (hears) WITH (fastupdate = off)
     WHERE state = 'waiting' AND hears <> '{}';
 
 -- For what happened since a run began to wait; it costs an insert next to nothing.
