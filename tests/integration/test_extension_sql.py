@@ -151,6 +151,6 @@ async def test_what_one_call_sets_is_gone_in_the_next(kit: ExtensionKit) -> None
 
 async def test_calls_share_a_few_connections(kit: ExtensionKit) -> None:
     answers = await asyncio.gather(
-        *(query(kit, "SELECT pg_backend_pid() AS pid, pg_sleep(0.01)") for _ in range(20))
+        *(query(kit, "SELECT pg_backend_pid() AS pid, pg_sleep(0.01)") for _ in range(50))
     )
     assert len({answer["rows"][0]["pid"] for answer in answers}) <= 5

@@ -148,7 +148,8 @@ class Databases:
                 min_size=0,
                 max_size=self._pool_size,
                 open=False,
-                kwargs={"autocommit": True},
+                # DISCARD ALL forgets what was prepared.
+                kwargs={"autocommit": True, "prepare_threshold": None},
                 reset=_forget,
             )
             self._pools[database] = pool
