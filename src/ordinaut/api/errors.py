@@ -98,6 +98,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(psycopg.OperationalError, _database_away)
     app.add_exception_handler(psycopg.errors.DataError, _data)
+    app.add_exception_handler(OverflowError, _overflow)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -204,6 +205,13 @@ async def _data(request: Request, error: Exception) -> Response:
     log.warning("database.refused", error=str(error), path=request.url.path)
     return problem(
         request, 422, code="invalid_input", detail="a value is outside of what can be stored"
+    )
+
+
+async def _overflow(request: Request, error: Exception) -> Response:
+    # The only sums that can overflow are those of times, and all of these were sent.
+    return problem(
+        request, 422, code="invalid_input", detail="a time is outside of the years 1 to 9999"
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from calling import TASK, assert_problem
+from calling import TASK, assert_problem, create
 from ordinaut.store.database import Database
 
 CASES: list[dict[str, Any]] = json.loads(
@@ -62,3 +62,38 @@ async def test_a_task_that_can_not_be_is_refused_with_its_place(
         said = [problem["detail"], *(error["message"] for error in errors)]
         assert any(case["says"] in text for text in said), said
     assert await stored(shared_db) == before
+
+
+ENDS = (
+    "0001-01-01T00:00:00Z",
+    "1969-12-31T23:59:59Z",
+    "9999-12-31T23:59:59.999999999Z",
+)
+
+
+@pytest.mark.parametrize("since", ENDS)
+@pytest.mark.parametrize("until", ENDS)
+async def test_times_at_the_ends_of_the_calendar_are_taken_or_refused(
+    since: str, until: str, shared_admin: httpx2.AsyncClient
+) -> None:
+    task = await create(shared_admin)
+    address = f"/tasks/{task['id']}"
+    between = {"starts_at": since, "ends_at": until}
+    rule = {"schedule_kind": "rrule", "schedule_expr": "FREQ=DAILY"}
+    answers = [
+        await shared_admin.post(
+            f"{address}/backfill", json={"since": since, "until": until, "limit": 5}
+        ),
+        await shared_admin.get(f"{address}/occurrences", params={"after": since, "until": until}),
+        await shared_admin.post("/schedules/preview", json=rule | between | {"after": until}),
+        await shared_admin.post("/tasks", json=TASK | between),
+        await shared_admin.patch(f"{address}?dry_run=true", json=between),
+        await shared_admin.get("/runs/stats", params={"since": since}),
+        await shared_admin.get("/events", params={"since": since, "until": until}),
+        await shared_admin.post(f"{address}/snooze", json={"until": since}),
+        await shared_admin.post(f"{address}/snooze", json={"seconds": 366 * 86_400}),
+        await shared_admin.post(f"{address}/run_now", json={"run_at": until}),
+    ]
+
+    await shared_admin.delete(address)
+    assert {answer.status_code for answer in answers} <= {200, 201, 202, 409, 422}
