@@ -25,6 +25,7 @@ from ordinaut.plugins.services import derived_id
 from ordinaut.scheduler.triggers import Triggers
 from ordinaut.store import audit, extensions, schedules
 from ordinaut.store.database import Database
+from ordinaut.store.triggers import MAX_DEPTH
 from queueing import ended, enqueue, lease, make_task, rows, settle, topics, work
 
 
@@ -98,29 +99,32 @@ async def test_a_task_is_run_once_however_often_the_call_is_repeated(
     again = await call(host, "task.run", context, task_id=str(task), params={"a": 1})
     assert first == again == {"run_id": str(derived_id(context))}
     found = await rows(db, "SELECT id, trigger, payload FROM due_work")
-    assert found == [(derived_id(context), "task", {"params": {"a": 1}})]
+    assert found == [(derived_id(context), "task", {"params": {"a": 1}, "depth": 1})]
 
 
-async def test_a_run_that_another_run_starts_is_as_deep_in_a_chain_of_events(
-    host: ExtensionHost, db: Database
-) -> None:
+async def test_runs_that_start_each_other_come_to_an_end(host: ExtensionHost, db: Database) -> None:
     task = await task_in(db)
-    caller = work(task, trigger="event", payload={"event": {"depth": 16}})
+    owner = await owner_of(db, task)
+    caller = work(task, trigger="event", payload={"event": {"depth": MAX_DEPTH - 2}})
     await enqueue(db, caller)
-    started = call_of(await owner_of(db, task), caller.id)
-    await call(host, "task.run", started, task_id=str(task), params={"a": 1})
-    again = call_of(await owner_of(db, task), derived_id(started))
-    await call(host, "task.run", again, task_id=str(task))
+    first = call_of(owner, caller.id)
+    await call(host, "task.run", first, task_id=str(task), params={"a": 1})
+    second = call_of(owner, derived_id(first))
+    await call(host, "task.run", second, task_id=str(task))
+    last = call_of(owner, derived_id(second))
 
+    with pytest.raises(ToolError, match="16 runs that started each other") as refused:
+        await call(host, "task.run", last, task_id=str(task))
+
+    assert not refused.value.retryable
     found = dict(await rows(db, "SELECT id, payload FROM due_work WHERE trigger = 'task'"))
     assert found == {
-        derived_id(started): {"params": {"a": 1}, "depth": 16},
-        derived_id(again): {"depth": 16},
+        derived_id(first): {"params": {"a": 1}, "depth": MAX_DEPTH - 1},
+        derived_id(second): {"depth": MAX_DEPTH},
     }
-
     async with db.transaction() as tx:
         await schedules.set_next(tx, {task: None})
-    await call(host, "event.publish", again, topic="x")
+    await call(host, "event.publish", last, topic="x")
     await Triggers(db).run_once()
     assert await rows(db, "SELECT verdict FROM occurrence") == [("canceled",)]
 

@@ -10,9 +10,10 @@ import pytest
 
 from ordinaut.model import Event, Json
 from ordinaut.scheduler import triggers
-from ordinaut.scheduler.triggers import MAX_DEPTH, Triggers
+from ordinaut.scheduler.triggers import Triggers
 from ordinaut.store import journal, schedules
 from ordinaut.store.database import Database
+from ordinaut.store.triggers import MAX_DEPTH
 from queueing import ended, lease, make_task, rows, settle
 
 

@@ -98,9 +98,14 @@ class StoreServices:
         if task.status == "canceled":
             raise Conflict(f"task {task_id} is canceled and can not be run")
         now = self._clock.now()
-        added = {} if params is None else {"params": params}
-        if depth := await triggers.depth(tx, call.run_id):
-            added["depth"] = depth  # so that no circle of events escapes its limit here
+        # Counted over events and calls alike, so that no circle escapes through the other.
+        depth = 1 + await triggers.depth(tx, call.run_id)
+        if depth > triggers.MAX_DEPTH:
+            raise ToolError(
+                f"{triggers.MAX_DEPTH} runs that started each other; do the tasks form a circle?",
+                retryable=False,
+            )
+        added = {"depth": depth} if params is None else {"params": params, "depth": depth}
         work = NewWork(
             id=run_id,
             task_id=task.id,
@@ -109,7 +114,7 @@ class StoreServices:
             run_at=now,
             priority=task.priority,
             trigger="task",
-            payload=added or None,
+            payload=added,
             concurrency_key=task.concurrency_key,
             max_concurrency=task.max_concurrency,
         )

@@ -34,10 +34,9 @@ from ordinaut.store.database import Database, Tx
 from ordinaut.store.journal import Cursor
 from ordinaut.store.ledger import Skipped
 from ordinaut.store.schedules import Advance, Timed
-from ordinaut.store.triggers import Caused, Listener, Place
+from ordinaut.store.triggers import MAX_DEPTH, Caused, Listener, Place
 from ordinaut.telemetry import emit, logger
 
-MAX_DEPTH: Final = 16  # runs in a row, each started by an event of the one before
 STALL: Final = timedelta(seconds=10)
 PAGE: Final = 200  # events in one transaction, each of which may be large
 
@@ -89,7 +88,7 @@ class Firing:
                 caused,
                 "canceled",
                 f"event {caused.event.seq} ({caused.event.topic}) comes at the end of more than "
-                f"{MAX_DEPTH} runs that started each other by events; do the tasks form a circle?",
+                f"{MAX_DEPTH} runs that started each other; do the tasks form a circle?",
             )
         elif self.live and self.task.overlap == "skip":
             self._skip(caused, "skipped_overlap", "an earlier run of the task had not ended")

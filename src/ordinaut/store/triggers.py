@@ -16,6 +16,7 @@ from ordinaut.store.waits import Heard
 
 SQL = Queries("triggers")
 CURSOR = "triggers"
+MAX_DEPTH = 16  # runs in a row, each started by an event or a call of the one before
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ async def fresh(
 
 
 async def depth(tx: Tx, run_id: UUID) -> int:
-    """Return how many events lie between a run that is under way and what began it all."""
+    """Return how many runs, each started by the one before, led to a run that is under way."""
     row = await (await tx.execute(SQL["depth"], {"run_id": run_id})).fetchone()
     return row[0] if row else 0
 

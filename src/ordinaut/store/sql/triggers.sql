@@ -49,6 +49,6 @@ SELECT seq, occurred_at, topic, task_id, run_id, subject, data,
 SELECT task_id FROM schedule WHERE task_id = ANY(%(ids)s::uuid[]) ORDER BY task_id FOR UPDATE;
 
 -- name: depth
--- How deep a run that is under way lies; one that another run started by task.run, as deep as it.
+-- How deep a run that is under way lies.
 SELECT coalesce(payload #>> '{event,depth}', payload ->> 'depth', '0')::integer
   FROM due_work WHERE id = %(run_id)s;
