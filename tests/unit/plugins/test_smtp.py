@@ -38,7 +38,7 @@ class Session(socketserver.StreamRequestHandler):
         self.say("220 ready")
         while line := self.rfile.readline().decode().strip():
             verb = line.split()[0].upper()
-            reply = self.server.replies.get(line) or self.server.replies.get(verb)
+            reply = self.server.replies.get(line.upper()) or self.server.replies.get(verb)
             if reply == "hang up":
                 return
             if reply:
@@ -149,7 +149,7 @@ async def test_what_is_not_an_address_is_refused_for_good(
 async def test_recipients_that_are_refused_are_in_the_output(
     kit: ExtensionKit, server: MailServer
 ) -> None:
-    server.replies["rcpt TO:<gone@example.com>"] = "550 no such user"
+    server.replies["RCPT TO:<GONE@EXAMPLE.COM>"] = "550 no such user"
     answer = await send(kit, to=["ana@example.com", "gone@example.com"])
     assert answer["accepted"] == ["ana@example.com"]
     assert answer["refused"] == {"gone@example.com": "no such user"}
