@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol, TypeAlias
+from types import MappingProxyType
+from typing import NamedTuple, Protocol, TypeAlias
 from uuid import UUID
 
 from ordinaut.engine.steps import BackoffPolicy
@@ -18,8 +19,7 @@ from ordinaut.model import Json, StepRecord, Trigger
 SecretSource: TypeAlias = Callable[[frozenset[str]], Awaitable[Mapping[str, str]]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunInfo:
+class RunInfo(NamedTuple):
     """The run that is executed. ``task`` is what ``${task…}`` shows."""
 
     run_id: UUID
@@ -29,7 +29,7 @@ class RunInfo:
     trigger: Trigger = "schedule"
     scheduled_for: datetime | None = None
     agent_id: UUID | None = None
-    task: Mapping[str, Json] = field(default_factory=dict)
+    task: Mapping[str, Json] = MappingProxyType({})
 
 
 class Journal(Protocol):

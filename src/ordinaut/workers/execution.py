@@ -30,12 +30,13 @@ log = logger(__name__)
 class RunJournal:
     """Where one run writes down what must survive it."""
 
-    __slots__ = ("_job", "_pen", "_settler")
+    __slots__ = ("_job", "_scribe", "_settler", "pen")
 
-    def __init__(self, job: Job, settler: Settler, pen: Pen) -> None:
+    def __init__(self, job: Job, settler: Settler, scribe: Scribe) -> None:
         self._job = job
         self._settler = settler
-        self._pen = pen
+        self._scribe = scribe
+        self.pen: Pen | None = None  # most runs say nothing
 
     async def checkpoint(self, records: Sequence[StepRecord]) -> None:
         announce, self._job.announced = not self._job.announced, True
@@ -47,10 +48,12 @@ class RunJournal:
     def report(self, report: Report) -> None:
         lease = self._job.lease
         emit("run.report", run_id=lease.id, task_id=lease.task_id, report=report)
+        if self.pen is None:
+            self.pen = Pen(self._scribe, lease)
         if isinstance(report, LogEntry):
-            self._pen.write(report)
+            self.pen.write(report)
         else:
-            self._pen.tell(report)
+            self.pen.tell(report)
 
 
 class Execution:
@@ -74,7 +77,7 @@ class Execution:
             return self.failed(job, {"code": "invalid_definition", "message": plan})
         lease, definition = job.lease, plan.definition
         given = lease.payload or {}
-        pen = Pen(self._scribe, lease)
+        journal = RunJournal(job, self._settler, self._scribe)
         outcome = await execute(
             plan.pipeline,
             run=RunInfo(
@@ -88,13 +91,14 @@ class Execution:
                 task=plan.shown,
             ),
             registry=self._registry,
-            journal=RunJournal(job, self._settler, pen),
+            journal=journal,
             clock=self._clock,
             done=job.done,
             event=given.get("event"),
             params=given.get("params"),
         )
-        await pen.lift()
+        if journal.pen is not None:
+            await journal.pen.lift()
         return self.result(job, plan, outcome)
 
     def result(self, job: Job, plan: Plan, outcome: Outcome) -> Result:

@@ -119,14 +119,13 @@ class Scribe:
 class Pen:
     """What one attempt says, within its bounds."""
 
-    __slots__ = ("_lease", "_number", "_scribe", "_size", "used")
+    __slots__ = ("_lease", "_number", "_scribe", "_size")
 
     def __init__(self, scribe: Scribe, lease: Lease) -> None:
         self._scribe = scribe
         self._lease = lease
         self._number = 0
         self._size = 0
-        self.used = False
 
     def write(self, entry: LogEntry) -> None:
         """Keep a line; of the first that is too much only this is said."""
@@ -138,7 +137,6 @@ class Pen:
         level, message = str(entry.level), entry.message
         if self._number > MAX_LINES or self._size > MAX_SIZE:
             level, message, fields = "warning", "the log is full: what follows is left out", {}
-        self.used = True
         self._scribe.write(
             runlog.Line(
                 self._lease.id,
@@ -154,7 +152,6 @@ class Pen:
 
     def tell(self, report: ProgressReport) -> None:
         """Keep how far the step has come."""
-        self.used = True
         shown: dict[str, Json] = {
             "step_id": report.step_id,
             "item": report.index,
@@ -166,8 +163,7 @@ class Pen:
 
     async def lift(self) -> None:
         """Wait until all that was said is written, so that it is there when the run ends."""
-        if self.used:
-            await self._scribe.written()
+        await self._scribe.written()
 
 
 def _storable(value: Json) -> Json:
