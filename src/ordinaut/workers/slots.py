@@ -25,7 +25,7 @@ from ordinaut.workers.settler import Settler
 
 GRACE = 5.0  # seconds between asking a run to stop and going on without it
 PROOF = 10.0  # seconds that a suspect has the suspects' turn for itself
-TURN = 64  # runs of one slot in a row before the rest of the event loop gets its turn
+TURN = 128  # runs of all slots in a row before the rest of the event loop gets its turn
 
 Why: TypeAlias = Literal["canceled", "deadline", "lost", "released"]
 
@@ -92,6 +92,8 @@ class Slots:
         self._vacated = asyncio.Event()
         self._broken: asyncio.Future[None]
         self._slots = [Slot(self) for _ in range(count)]
+        # Else a buffer would be empty before the leaser hears that it runs low.
+        self._turn = max(1, TURN // count)
         self.released: list[Job] = []
 
     @property
@@ -161,7 +163,7 @@ class Slots:
         while slot.task not in self._abandoned:
             await self._run(slot, take_now() or await take())
             done += 1
-            if done % TURN == 0:
+            if done % self._turn == 0:
                 await asyncio.sleep(0)
             if self._settler.crowded:
                 await self._settler.room()
