@@ -48,6 +48,8 @@ Verdict: TypeAlias = Literal[
 
 _uuid7_lock = threading.Lock()
 _uuid7_last = 0
+_uuid7_random: list[int] = []  # from the system, many at a time: to ask costs more than the rest
+os.register_at_fork(after_in_child=_uuid7_random.clear)
 
 
 def uuid7() -> UUID:
@@ -62,7 +64,9 @@ def uuid7() -> UUID:
     with _uuid7_lock:
         tick = max(tick, _uuid7_last + 1)
         _uuid7_last = tick
-    random = int.from_bytes(os.urandom(8), "big") & 0x3FFF_FFFF_FFFF_FFFF
+        if not _uuid7_random:
+            _uuid7_random.extend(memoryview(os.urandom(2048)).cast("Q"))
+        random = _uuid7_random.pop() & 0x3FFF_FFFF_FFFF_FFFF
     return UUID(
         int=(tick >> 12) << 80 | 0x7 << 76 | (tick & 0xFFF) << 64 | 0b10 << 62 | random,
     )

@@ -7,9 +7,8 @@ over. Remembering the last few makes a batch several times faster.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from datetime import UTC, datetime
-from typing import Final
+from datetime import datetime
+from typing import Any, Final
 
 import orjson
 
@@ -21,7 +20,6 @@ from ordinaut.engine.tool import Tool
 from ordinaut.model import Json, Schedule
 
 REMEMBERED: Final = 1024
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 ANCHORED: Final = ("rrule", "interval")  # the kinds whose occurrences depend on the anchor
 
 
@@ -62,7 +60,7 @@ class NextOccurrences:
     """Finds the next occurrence of schedules; what was found holds until it comes."""
 
     def __init__(self) -> None:
-        self._found: dict[Schedule, tuple[datetime, datetime | None]] = {}
+        self._found: dict[tuple[Any, ...], tuple[datetime, datetime | None]] = {}
 
     def __call__(
         self, schedule: Schedule, *, calendars: Mapping[str, Calendar], after: datetime
@@ -73,19 +71,29 @@ class NextOccurrences:
         """
         if schedule.exclude:
             return _following(schedule, calendars, after)
-        if schedule.kind not in ANCHORED:  # then those that differ only in their creation share
-            schedule = replace(schedule, anchor=EPOCH)
-        since, following = self._found.get(schedule, (after, after))
+        key = _key(schedule)
+        since, following = self._found.get(key, (after, after))
         if since <= after and (following is None or after < following):
             return following
-        return self._look(schedule, after)
-
-    def _look(self, schedule: Schedule, after: datetime) -> datetime | None:
         following = _following(schedule, {}, after)
         if len(self._found) >= REMEMBERED:
             self._found.clear()
-        self._found[schedule] = (after, following)
+        self._found[key] = (after, following)
         return following
+
+
+def _key(schedule: Schedule) -> tuple[Any, ...]:
+    """Return what decides the occurrences of a schedule without calendars."""
+    return (
+        schedule.kind,
+        schedule.expr,
+        schedule.timezone,
+        schedule.anchor if schedule.kind in ANCHORED else None,
+        schedule.starts_at,
+        schedule.ends_at,
+        schedule.dst_gap,
+        schedule.dst_fold,
+    )
 
 
 def _following(

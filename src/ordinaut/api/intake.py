@@ -12,22 +12,27 @@ from ordinaut.api.schemas.tasks import ScheduleFields, TaskIn
 from ordinaut.api.services import Services
 from ordinaut.engine.calendar import Calendar
 from ordinaut.errors import InvalidInput, InvalidSchedule
-from ordinaut.model import Schedule, Task, uuid7
+from ordinaut.model import Json, Schedule, Task, uuid7
 
 SCHEDULE_FIELDS: Final = frozenset(ScheduleFields.model_fields)
+OWN_FIELDS: Final = tuple(name for name in TaskIn.model_fields if name not in SCHEDULE_FIELDS)
 NAMED: Final = {"schedule_kind": "kind", "schedule_expr": "expr"}
 
 
-def draft(body: TaskIn, *, owner: UUID, zone: str, now: datetime) -> Task:
-    """Return the task that ``body`` describes, not checked yet."""
+def draft(
+    body: TaskIn, when: Schedule, *, owner: UUID, now: datetime, following: datetime | None = None
+) -> Task:
+    """Return the task that ``body`` describes, not checked, with its first occurrence."""
+    given = vars(body)
     return Task(
         id=uuid7(),
         version=1,
-        schedule=schedule(body, zone=zone, anchor=now),
+        schedule=when,
         created_by=owner,
         created_at=now,
         updated_at=now,
-        **{name: value for name, value in body if name not in SCHEDULE_FIELDS},
+        next_run_at=following,
+        **{name: given[name] for name in OWN_FIELDS},
     )
 
 
@@ -59,43 +64,50 @@ def amended(task: Task, given: Mapping[str, Any], *, zone: str, now: datetime) -
     return replace(changed, version=task.version + 1, updated_at=now)
 
 
-def plan(task: Task, *, parts: Services, calendars: Mapping[str, Calendar], now: datetime) -> Task:
-    """Check ``task`` and return it with its first occurrence after ``now``.
+def first_run(
+    when: Schedule,
+    payload: Json,
+    *,
+    parts: Services,
+    calendars: Mapping[str, Calendar],
+    now: datetime,
+) -> datetime | None:
+    """Check a schedule and a pipeline, and return the first occurrence after ``now``.
 
-    Raises :class:`InvalidInput` with every problem of schedule and pipeline at once.
+    Raises :class:`InvalidInput` with every problem of both at once.
     """
     following: datetime | None = None
     errors: list[InvalidInput] = []
     try:
-        _check_kind(task)
-        following = parts.following(task.schedule, calendars=calendars, after=now)
-        _check_fires(task, following, now)
+        _check_kind(when)
+        following = parts.following(when, calendars=calendars, after=now)
+        _check_fires(when, following, now)
     except InvalidInput as error:
         errors.append(error)
     try:
-        parts.check(task.payload)
+        parts.check(payload)
     except InvalidInput as error:
         errors.append(error)
     if errors:
         raise _together(errors)
-    return replace(task, next_run_at=following)
+    return following
 
 
-def _check_kind(task: Task) -> None:
-    if task.schedule.kind == "condition":
+def _check_kind(when: Schedule) -> None:
+    if when.kind == "condition":
         raise InvalidSchedule.at(
             "schedule_kind",
             "condition tasks are not available yet; use an interval task with `if`",
         )
 
 
-def _check_fires(task: Task, following: datetime | None, now: datetime) -> None:
-    if following is not None or task.schedule.kind == "event":
+def _check_fires(when: Schedule, following: datetime | None, now: datetime) -> None:
+    if following is not None or when.kind == "event":
         return
     moment = now.isoformat(timespec="seconds")
     message = f"nothing follows after {moment}"
-    if task.schedule.kind == "once":
-        message = f"{task.schedule.expr} is in the past: it is {moment}"
+    if when.kind == "once":
+        message = f"{when.expr} is in the past: it is {moment}"
     raise InvalidSchedule.at("schedule_expr", message, code="never_fires")
 
 

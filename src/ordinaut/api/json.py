@@ -1,7 +1,8 @@
 """JSON at the door: what is ambiguous or can not be stored is refused, with its place.
 
 ``orjson`` is faster but takes the last of two equal keys without a word; the reader of the
-standard library tells about every object, every number and every constant.
+standard library tells about every object, every number and every constant. So what ``orjson``
+has read counts only where it is plain that nothing was lost.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ INT64: Final = range(-(2**63), 2**63)
 
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _NOT_BRACKET = bytes(set(range(256)) - set(b"[]{}"))
+_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_LONG_NUMBER = re.compile(rb"\d{18}|\d[eE]")
 
 
 def dumps(value: Any) -> bytes:
@@ -36,8 +39,11 @@ def loads(body: bytes) -> Json:
     that are not finite or over 64 bits and for text that can not be stored;
     :class:`TooLarge` for a nesting over ``MAX_DEPTH``.
     """
-    if _depth(body) > MAX_DEPTH:
+    outside = _outside_strings(body)
+    if _depth(outside) > MAX_DEPTH:
         raise TooLarge(f"the body is nested deeper than {MAX_DEPTH} levels")
+    if (plain := _plain(body, outside)) is not None:
+        return plain
     try:
         value = json.loads(
             body.decode("utf-8"),
@@ -79,17 +85,39 @@ def _texts(value: Json, place: str) -> Iterator[tuple[str, str]]:
             yield from _texts(item, inner)
 
 
-def _depth(body: bytes) -> int:
-    # Few brackets can not be deep; this spares nearly every body the walk.
-    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
+def _outside_strings(body: bytes) -> bytes:
+    if b"\\" in body:
+        return _STRING.sub(b"", body)
+    return b"".join(body.split(b'"')[::2])  # the same, many times faster
+
+
+def _depth(outside: bytes) -> int:
+    # Few brackets can not be deep; this spares nearly every body the search.
+    if outside.count(b"[") + outside.count(b"{") <= MAX_DEPTH:
         return 0
-    deepest = depth = 0
-    for bracket in _STRING.sub(b"", body).translate(None, _NOT_BRACKET):
-        depth += 1 if bracket in b"[{" else -1
-        deepest = max(deepest, depth)
-        if deepest > MAX_DEPTH:
-            break
-    return deepest
+    brackets = outside.translate(_BRACKETS, _NOT_BRACKET)
+    depth = 0
+    while brackets and depth <= MAX_DEPTH:
+        outer = brackets.replace(b"[]", b"")
+        if len(outer) == len(brackets):  # what is left has no partner
+            return depth + outer.count(b"[")
+        brackets, depth = outer, depth + 1
+    return depth
+
+
+def _plain(body: bytes, outside: bytes) -> Json:
+    """Return what ``body`` says if there can be no doubt about it, else None.
+
+    Without escapes and with short numbers, only a pair whose key comes again can get lost, and
+    it takes its colon with it.
+    """
+    if b"\\" in body or _LONG_NUMBER.search(outside):
+        return None
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return value if orjson.dumps(value).count(b":") == body.count(b":") else None
 
 
 def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:

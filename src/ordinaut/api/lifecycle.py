@@ -41,16 +41,21 @@ async def create(tx: Tx, work: Work, body: TaskIn) -> tuple[TaskRecord, bool]:
 
 async def create_batch(tx: Tx, work: Work, bodies: Sequence[TaskIn]) -> list[TaskRecord]:
     """Store all tasks, or none; a problem names the task (``tasks[3].title``)."""
-    now = work.now
+    now, zone = work.now, work.parts.settings.timezone
     known = await calendars.named(tx, {name for body in bodies for name in body.exclude})
     made: list[Task] = []
     problems: list[FieldProblem] = []
     for index, body in enumerate(bodies):
+        when = intake.schedule(body, zone=zone, anchor=now)
         try:
-            task = draft(work, body, now=now)
-            made.append(intake.plan(task, parts=work.parts, calendars=known, now=now))
+            following = intake.first_run(
+                when, body.payload, parts=work.parts, calendars=known, now=now
+            )
         except InvalidInput as error:
             problems += [replace(p, path=f"tasks[{index}].{p.path}") for p in error.problems]
+        else:
+            owner = work.agent.id
+            made.append(intake.draft(body, when, owner=owner, now=now, following=following))
     if problems:
         raise InvalidInput("some tasks can not be stored; none was", problems=tuple(problems))
     await tasks.create(tx, made, actor=work.actor, tzdata=schedules.tzdata_version())
@@ -59,16 +64,20 @@ async def create_batch(tx: Tx, work: Work, bodies: Sequence[TaskIn]) -> list[Tas
     return [TaskRecord(task) for task in made]
 
 
-def draft(work: Work, body: TaskIn, *, now: datetime | None = None) -> Task:
+def draft(work: Work, body: TaskIn) -> Task:
     """Return the caller's task that ``body`` describes, not checked yet."""
-    zone = work.parts.settings.timezone
-    return intake.draft(body, owner=work.agent.id, zone=zone, now=now or work.now)
+    now = work.now
+    when = intake.schedule(body, zone=work.parts.settings.timezone, anchor=now)
+    return intake.draft(body, when, owner=work.agent.id, now=now)
 
 
 async def planned(tx: Tx, work: Work, task: Task) -> Task:
     """Check ``task`` and return it with its next occurrence."""
     known = await calendars.named(tx, task.schedule.exclude)
-    return intake.plan(task, parts=work.parts, calendars=known, now=work.now)
+    following = intake.first_run(
+        task.schedule, task.payload, parts=work.parts, calendars=known, now=work.now
+    )
+    return replace(task, next_run_at=following)
 
 
 async def amend(tx: Tx, work: Work, record: TaskRecord, given: Mapping[str, Any]) -> TaskRecord:

@@ -42,6 +42,32 @@ def test_bytes_are_read_or_refused_and_nothing_else_happens(body: bytes) -> None
         loads(body)
 
 
+PAIRS = st.recursive(
+    st.integers(-99, 99).map(str) | st.sampled_from(['":"', '"a:b"', '"\\u003a"', "null", "1.5"]),
+    lambda inner: st.lists(
+        st.tuples(st.sampled_from(['"a"', '"b"', '":"', '"\\u0061"']), inner), max_size=4
+    ).map(lambda pairs: "{" + ",".join(f"{key}:{value}" for key, value in pairs) + "}"),
+    max_leaves=12,
+)
+
+
+@given(PAIRS)
+def test_equal_keys_are_refused_wherever_they_stand(text: str) -> None:
+    twice = False
+
+    def look(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal twice
+        twice = twice or len(dict(pairs)) < len(pairs)
+        return dict(pairs)
+
+    value = json.loads(text, object_pairs_hook=look)
+    if twice:
+        with pytest.raises(InvalidInput):
+            loads(text.encode())
+    else:
+        assert loads(text.encode()) == value
+
+
 def nested(depth: int, opening: str = "[", closing: str = "]") -> bytes:
     return (opening * depth + "1" + closing * depth).encode()
 
