@@ -132,7 +132,6 @@ class ExtensionKit:
             attempt=1,
             clock_now=(clock or SystemClock()).now,
             sink=self.reports.append,
-            redact=lambda text: text,
             loop=asyncio.get_running_loop(),
         )
 

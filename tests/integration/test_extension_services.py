@@ -49,7 +49,6 @@ def call_of(agent: UUID | None = None, run: UUID | None = None) -> ToolContext:
         attempt=1,
         clock_now=SystemClock().now,
         sink=silent,
-        redact=str,
         loop=asyncio.get_running_loop(),
     )
 

@@ -49,9 +49,9 @@ async def call(
         else:
             result = await _invoke_in_time(tool, arguments, seconds, context)
     except StepError as error:
-        raise _tidied(error, redactor) from None
+        raise tidied(error, redactor) from None
     except OrdinautError as error:
-        raise _tidied(_translated(error), redactor) from None
+        raise tidied(_translated(error), redactor) from None
     except asyncio.CancelledError:
         _give_up(context)
         if _is_cancelled():
@@ -148,9 +148,10 @@ def _translated(error: OrdinautError) -> StepError:
     return StepError(error.message, retryable=error.retryable, details={"cause": error.code})
 
 
-def _tidied(error: StepError, redactor: Redactor) -> StepError:
-    """Make an error that foreign code raised fit to be stored."""
-    error.message = redactor.text(clean_text(str(error.message), limit=MAX_ERROR))
+def tidied(error: StepError, redactor: Redactor) -> StepError:
+    """Make an error that holds foreign words fit to be stored."""
+    # Redacted before it is cut: half a secret is one too many.
+    error.message = clean_text(redactor.text(str(error.message)), limit=MAX_ERROR)
     error.args = (error.message,)
     try:
         details = values.copy_json(error.details, limit=MAX_DETAILS)
@@ -162,16 +163,16 @@ def _tidied(error: StepError, redactor: Redactor) -> StepError:
 
 def _crashed(tool: Tool, error: BaseException, redactor: Redactor) -> StepError:
     trace = redactor.text("".join(traceback.format_tb(error.__traceback__)))
-    text = redactor.text(describe(error))
+    text = describe(error, redactor)
     logger.error('tool "%s" failed: %s\n%s', tool.name, text, trace)
     message = f'tool "{tool.name}" failed: {text}'
     return StepError(message, retryable=_again(tool), details={"exception": type(error).__name__})
 
 
-def describe(error: BaseException) -> str:
+def describe(error: BaseException, redactor: Redactor = NOTHING) -> str:
     """Return the type and text of an exception whose ``str()`` may fail itself."""
     try:
-        text = str(error)
+        text = redactor.text(str(error))
     except Exception:  # foreign code
         text = "(its message can not be read)"
     name = type(error).__name__
@@ -186,8 +187,8 @@ def _checked(tool: Tool, result: Any, redactor: Redactor) -> Json:
         message = f'tool "{tool.name}" returned what can not be stored{place}: {error.message}'
         raise InvalidOutput(message) from None
     except Exception as error:  # the serializers of foreign types
-        message = f'tool "{tool.name}" returned what is not its own type: {describe(error)}'
-        raise InvalidOutput(redactor.text(message)) from None
+        message = f'tool "{tool.name}" returned what is not its own type: '
+        raise InvalidOutput(message + describe(error, redactor)) from None
     output = redactor.json(output)
     if tool.gives is not None and not tool.gives.accepts(output):
         problems = tool.gives.problems(output, path="output")

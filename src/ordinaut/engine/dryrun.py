@@ -25,6 +25,7 @@ from ordinaut.errors import InvalidArguments, StepError
 from ordinaut.model import Json, StepRecord
 
 MAX_ITEMS_SHOWN = 10
+MASK = "***"  # stands for the value of any secret
 
 Status: TypeAlias = Literal["would_call", "called", "skipped", "would_wait", "unknown", "failed"]
 
@@ -97,7 +98,10 @@ async def render_steps(
 ) -> DryRun:
     """Show what a run would do; nothing but pure tools is called, nothing is written down."""
     context = RunContext(run, {**pipeline.params, **(params or {})}, event=event)
-    return await _Rehearsal(run, registry, clock=clock, context=context).perform(pipeline)
+    rehearsal = _Rehearsal(
+        run, registry, clock=clock, context=context, named=frozenset(pipeline.secrets)
+    )
+    return await rehearsal.perform(pipeline)
 
 
 class _Silence:
@@ -114,19 +118,25 @@ class _Silence:
 
 
 async def _placeholders(names: frozenset[str]) -> Mapping[str, str]:
-    return {name: f"[secret {name}]" for name in names}
+    return dict.fromkeys(names, MASK)
 
 
 class _Rehearsal:
     def __init__(
-        self, run: RunInfo, registry: ToolRegistry, *, clock: Clock, context: RunContext
+        self,
+        run: RunInfo,
+        registry: ToolRegistry,
+        *,
+        clock: Clock,
+        context: RunContext,
+        named: frozenset[str],
     ) -> None:
         self._registry = registry
         self._clock = clock
         self._context = context
         self._unknown: set[str] = set()
         self._invoker = Invoker(
-            run, registry, journal=_Silence(), clock=clock, secrets=_placeholders
+            run, registry, journal=_Silence(), clock=clock, secrets=_placeholders, named=named
         )
 
     async def perform(self, pipeline: Pipeline) -> DryRun:
@@ -259,5 +269,5 @@ class _Rehearsal:
         template = parse_template(value, path=path)
         if self._unknown_in(slot.expression for slot in template.slots):
             return value
-        secrets = {name: f"[secret {name}]" for name in template.secrets}
+        secrets = dict.fromkeys(template.secrets, MASK)
         return template.render(self._context.view(extra), now=self._clock.now(), secrets=secrets)

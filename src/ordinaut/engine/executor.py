@@ -78,7 +78,14 @@ async def execute(
     raises, and the cancellation of the task, pass through; all else is an :class:`Outcome`.
     """
     execution = _Execution(
-        Invoker(run, registry, journal=journal, clock=clock, secrets=secrets),
+        Invoker(
+            run,
+            registry,
+            journal=journal,
+            clock=clock,
+            secrets=secrets,
+            named=frozenset(pipeline.secrets),
+        ),
         RunContext(run, {**pipeline.params, **params} if params else pipeline.params, event=event),
         journal=journal,
         clock=clock,

@@ -21,9 +21,13 @@ from ordinaut.model import Json
 
 
 class Invoker:
-    """Calls the tools of one run."""
+    """Calls the tools of one run.
 
-    __slots__ = ("_clock", "_journal", "_registry", "_run", "_secrets")
+    The secrets that any of its steps names are kept out of what every tool says: what one step
+    sends somewhere, a later one may fetch from there.
+    """
+
+    __slots__ = ("_clock", "_journal", "_named", "_registry", "_run", "_secrets")
 
     def __init__(
         self,
@@ -33,28 +37,24 @@ class Invoker:
         journal: Journal,
         clock: Clock,
         secrets: SecretSource,
+        named: frozenset[str],
     ) -> None:
         self._run = run
         self._registry = registry
         self._journal = journal
         self._clock = clock
         self._secrets = secrets
+        self._named = named
 
     async def invoke(self, attempt: Attempt, context: Context) -> Json:
         """Call the tool of a step once; raise :class:`StepError` for whatever goes wrong."""
         step = attempt.step
         tool = self._tool(step)
-        redactor = NOTHING
-        arguments: dict[str, Json] = {}
-        if step.arguments is not None:
-            found = await self._found(step.arguments) if step.arguments.secrets else None
-            arguments = render_arguments(
-                step.arguments, context, now=attempt.started, secrets=found
-            )
-            if found is not None:
-                redactor = Redactor(found.values())
-        if step.checked is not tool:
-            validate(tool, arguments, path=f"{step.path}.with", masked=redactor is not NOTHING)
+        redactor, found = NOTHING, None
+        if self._named:
+            found = await self._secrets(self._named)
+            redactor = Redactor(found.values())
+        arguments = self._arguments(attempt, tool, context, found=found, redactor=redactor)
         if tool.effect == "at_most_once":
             await self._begin(attempt)
         wants = tool.wants_context or tool.kind == "generator"
@@ -80,13 +80,29 @@ class Invoker:
             raise StepError(message, retryable=True, path=f"{step.path}.uses")
         return tool
 
-    async def _found(self, template: Template) -> Mapping[str, str]:
-        found = await self._secrets(template.secrets)
-        missing: list[Json] = sorted(template.secrets - found.keys())
-        if missing:
-            message = f'{template.path}: there is no secret "{missing[0]}"'
-            raise TemplateError(message, path=template.path, details={"missing": missing})
-        return found
+    def _arguments(
+        self,
+        attempt: Attempt,
+        tool: Tool,
+        context: Context,
+        *,
+        found: Mapping[str, str] | None,
+        redactor: Redactor,
+    ) -> dict[str, Json]:
+        """Return the arguments of a call; what is wrong with them is said without secrets."""
+        step = attempt.step
+        arguments: dict[str, Json] = {}
+        try:
+            if step.arguments is not None:
+                check_known(step.arguments, found or {})
+                arguments = render_arguments(
+                    step.arguments, context, now=attempt.started, secrets=found
+                )
+            if step.checked is not tool:
+                validate(tool, arguments, path=f"{step.path}.with", masked=found is not None)
+        except StepError as error:
+            raise (error if found is None else calls.tidied(error, redactor)) from None
+        return arguments
 
     async def _begin(self, attempt: Attempt) -> None:
         if attempt.prior is not None and attempt.prior.status == "running":
@@ -106,9 +122,17 @@ class Invoker:
             attempt=attempt.number,
             clock_now=self._clock.now,
             sink=self._journal.report,
-            redact=redactor.text,
             loop=asyncio.get_running_loop(),
+            redactor=redactor,
         )
+
+
+def check_known(template: Template, found: Mapping[str, str]) -> None:
+    """Raise :class:`TemplateError` that names a secret which does not exist."""
+    missing: list[Json] = sorted(template.secrets - found.keys())
+    if missing:
+        message = f'{template.path}: there is no secret "{missing[0]}"'
+        raise TemplateError(message, path=template.path, details={"missing": missing})
 
 
 def render_arguments(

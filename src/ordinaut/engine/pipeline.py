@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, get_args
 
 from ordinaut.engine import values
@@ -93,7 +94,8 @@ class _PayloadParser:
             return None
         steps = tuple(self._steps(raw, "payload.pipeline", depth=0))
         output = self._output(payload)
-        return Pipeline(params=params, steps=steps, output=output)
+        parsed = Pipeline(params=params, steps=steps, output=output)
+        return replace(parsed, secrets=_secrets(parsed))
 
     def _params(self, raw: Json) -> dict[str, Json]:
         if not isinstance(raw, dict):
@@ -363,6 +365,15 @@ def _walk(raw: list[Json], path: str) -> Iterator[tuple[Mapping[str, Json], str,
         if isinstance(item.get("on_error"), dict):
             own = item.get("id", default)
             pending.append((item["on_error"], f"{place}.on_error", f"{own}_on_error"))
+
+
+def _secrets(pipeline: Pipeline) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for step in pipeline.walk():
+        for slot in () if step.arguments is None else step.arguments.slots:
+            for name in slot.expression.secrets:
+                found.setdefault(name, slot.path)
+    return found
 
 
 def _group_default(path: str, index: int) -> str:

@@ -1,8 +1,16 @@
-"""Keeping the values of secrets out of everything that is stored, logged or returned."""
+"""Keeping the values of secrets out of everything that is stored, logged or returned.
+
+What a server echoes is rarely what was sent: it may come back percent-encoded, escaped as JSON
+or within a Base64 text. So each value is looked for in these spellings too. What a pipeline does
+to a secret on purpose (reverses it, cuts it up) is beyond this.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import base64
+import json
+from collections.abc import Iterable, Iterator
+from urllib.parse import quote, quote_plus
 
 from ordinaut.model import Json
 
@@ -11,13 +19,14 @@ REPLACEMENT = "[secret]"
 
 
 class Redactor:
-    """Replaces the values of the secrets that a step used."""
+    """Replaces the values of the secrets that a run may use."""
 
     __slots__ = ("_values",)
 
     def __init__(self, secrets: Iterable[str]) -> None:
+        found = {s for secret in secrets if len(secret) >= MIN_LENGTH for s in _spellings(secret)}
         # The longest first: one secret may hold another.
-        self._values = sorted((s for s in secrets if len(s) >= MIN_LENGTH), key=len, reverse=True)
+        self._values = sorted(found, key=len, reverse=True)
 
     def text(self, text: str) -> str:
         """Return ``text`` without secrets."""
@@ -36,7 +45,33 @@ class Redactor:
             return [self.json(item) for item in value]
         if isinstance(value, dict):
             return {self.text(key): self.json(item) for key, item in value.items()}
+        if isinstance(value, int | float) and str(value) in self._values:
+            return REPLACEMENT  # a number that was sent as text
         return value
+
+
+def _spellings(secret: str) -> Iterator[str]:
+    yield secret
+    yield json.dumps(secret)[1:-1]
+    yield json.dumps(secret, ensure_ascii=False)[1:-1]
+    yield quote(secret, safe="")
+    yield quote(secret)
+    yield quote_plus(secret)
+    yield from _within_base64(secret.encode())
+
+
+def _within_base64(secret: bytes) -> Iterator[str]:
+    """Yield what a Base64 text shows of ``secret``, at each of the three places it can have.
+
+    The characters at its ends depend on its neighbours as well, so they are left out.
+    """
+    for before in range(3):
+        after = -(before + len(secret)) % 3
+        text = base64.b64encode(bytes(before) + secret + bytes(after)).decode()
+        inner = text[(0, 2, 3)[before] : len(text) - (0, 2, 3)[after]]
+        if len(inner) >= MIN_LENGTH:
+            yield inner
+            yield inner.replace("+", "-").replace("/", "_")
 
 
 NOTHING = Redactor(())

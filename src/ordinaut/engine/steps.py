@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from ordinaut.engine.expression import Expression
@@ -92,6 +93,7 @@ class Pipeline:
     params: Mapping[str, Json]
     steps: tuple[Step, ...]
     output: Template | None = None
+    secrets: Mapping[str, str] = MappingProxyType({})  # each by name, with its first place
 
     def since(self, step_id: str) -> frozenset[str] | None:
         """Return the ids of the records of a step and of all that comes after it.

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
+from ordinaut.engine.redaction import NOTHING, Redactor
 from ordinaut.engine.schema import Schema
 from ordinaut.engine.values import check_text
 from ordinaut.model import Effect, Json
@@ -105,7 +106,7 @@ class ToolContext:
     __slots__ = (
         "_clock_now",
         "_loop",
-        "_redact",
+        "_redactor",
         "_sink",
         "_thread",
         "agent_id",
@@ -128,8 +129,8 @@ class ToolContext:
         attempt: int,
         clock_now: Callable[[], datetime],
         sink: Callable[[Report], None],
-        redact: Callable[[str], str],
         loop: AbstractEventLoop,
+        redactor: Redactor = NOTHING,
     ) -> None:
         self.run_id = run_id
         self.task_id = task_id
@@ -140,7 +141,7 @@ class ToolContext:
         self.cancelled = False
         self._clock_now = clock_now
         self._sink = sink
-        self._redact = redact
+        self._redactor = redactor
         self._loop = loop
         self._thread = threading.get_ident()
 
@@ -171,11 +172,15 @@ class ToolContext:
         text = self._clean(message)
         self._send(ProgressReport(self.now, self.step_id, self.index, float(fraction), text))
 
+    def redacted(self, value: Json) -> Json:
+        """Return a value as it may be kept: without the secrets of the run."""
+        return self._redactor.json(value)
+
     def _plain(self, value: Json) -> Json:
         return value if isinstance(value, bool | int | float | None) else self._clean(str(value))
 
     def _clean(self, text: str) -> str:
-        return self._redact(clean_text(str(text), limit=MAX_LOG_MESSAGE))
+        return clean_text(self._redactor.text(str(text)), limit=MAX_LOG_MESSAGE)
 
     def _send(self, report: Report) -> None:
         if threading.get_ident() == self._thread:

@@ -46,7 +46,8 @@ class StoreServices:
                 f"order.paid, and does not begin with {words}",
                 retryable=False,
             )
-        event = Event(topic, payload, task_id=call.task_id, run_id=call.run_id)
+        kept = call.redacted(payload)
+        event = Event(topic, kept, task_id=call.task_id, run_id=call.run_id)
         async with self._db.transaction() as tx:
             await journal.emit(tx, [event])
             await journal.hint(tx)
@@ -105,7 +106,9 @@ class StoreServices:
                 f"{triggers.MAX_DEPTH} runs that started each other; do the tasks form a circle?",
                 retryable=False,
             )
-        added = {"depth": depth} if params is None else {"params": params, "depth": depth}
+        added: dict[str, Json] = {"depth": depth}
+        if params is not None:
+            added["params"] = call.redacted(params)
         work = NewWork(
             id=run_id,
             task_id=task.id,

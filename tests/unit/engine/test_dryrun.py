@@ -83,7 +83,7 @@ async def test_pure_tools_are_called_and_others_only_shown(bench: Bench) -> None
 async def test_secrets_are_placeholders(bench: Bench) -> None:
     shown = await rehearse(bench, steps(step(with_={"key": "Bearer ${secrets.TOKEN}"})))
 
-    assert shown.steps[0].arguments == {"key": "Bearer [secret TOKEN]"}
+    assert shown.steps[0].arguments == {"key": "Bearer ***"}
 
 
 async def test_conditions_waits_groups_and_loops(bench: Bench) -> None:
