@@ -7,7 +7,9 @@ them; all else begins with ``ORDINAUT_``. Each setting is described in
 
 from __future__ import annotations
 
+import base64
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,15 +28,43 @@ from pydantic import (
 from ordinaut.errors import FieldProblem, InvalidInput
 
 MIN_SECRET_BYTES = 32  # HS256 wants a key as long as its hash (RFC 7518 section 3.2)
+KEY_BYTES = 32  # of AES-256
 PREFIX = "ORDINAUT_"
 EXT_PREFIX = "ORDINAUT_EXT_"
 UNPREFIXED = ("DATABASE_URL", "DATABASE_DIRECT_URL", "REDIS_URL")
+FROM_FILE = "_FILE"  # at the end of the name of a variable: the value stands in that file
+
+_KEY_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}\Z")
 
 
 def _long_enough(secret: SecretStr) -> SecretStr:
     if len(secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
         raise ValueError(f"must be at least {MIN_SECRET_BYTES} bytes long")
     return secret
+
+
+def parse_keys(text: str) -> dict[str, bytes]:
+    """Read keys written ``id:base64``, separated by commas or white space; the first is current."""
+    keys: dict[str, bytes] = {}
+    for number, word in enumerate(text.replace(",", " ").split(), 1):
+        key_id, _, encoded = word.partition(":")
+        if not _KEY_ID.match(key_id) or key_id in keys:
+            raise ValueError(f"key {number}: an id is a-z, 0-9, _ and -, and stands once")
+        try:
+            keys[key_id] = base64.b64decode(encoded, validate=True)
+        except ValueError:
+            raise ValueError(f"key {number} ({key_id}) is not Base64") from None
+        if len(keys[key_id]) != KEY_BYTES:
+            raise ValueError(f"key {number} ({key_id}) has not {KEY_BYTES} bytes")
+    if not keys:
+        raise ValueError("holds no key")
+    return keys
+
+
+def _usable_keys(keys: SecretStr | None) -> SecretStr | None:
+    if keys is not None:
+        parse_keys(keys.get_secret_value())
+    return keys
 
 
 def _known_zone(name: str) -> str:
@@ -60,6 +90,7 @@ class Settings(BaseModel):
     database_direct_url: str | None = None
     redis_url: str
     secret: Annotated[SecretStr, AfterValidator(_long_enough)]
+    secrets_keys: Annotated[SecretStr | None, AfterValidator(_usable_keys)] = None
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65_535)] = 8080
@@ -105,9 +136,9 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) ->
     Raises :class:`InvalidInput` that names every variable that is missing or wrong.
     """
     source = os.environ if environ is None else environ
-    values: dict[str, Any] = {name.lower(): source[name] for name in UNPREFIXED if source.get(name)}
+    values: dict[str, Any] = {}
     for name in Settings.model_fields:
-        if (given := source.get(PREFIX + name.upper())) is not None:
+        if (given := _given(source, variable(name))) is not None:
             values[name] = given
     values["ext_options"] = _ext_options(source)
     values.update({k: v for k, v in overrides.items() if v is not None})
@@ -115,6 +146,17 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) ->
         return Settings(**values)
     except ValidationError as error:
         raise InvalidInput("settings are not complete", problems=_problems(error)) from None
+
+
+def _given(source: Mapping[str, str], name: str) -> str | None:
+    """Return the value of a variable, or of the file that ``<name>_FILE`` names."""
+    if place := source.get(name + FROM_FILE):
+        try:
+            return Path(place).read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidInput.at(name + FROM_FILE, f"can not be read: {error}") from None
+    value = source.get(name)
+    return None if value == "" and name in UNPREFIXED else value
 
 
 def _ext_options(source: Mapping[str, str]) -> dict[str, dict[str, str]]:

@@ -9,7 +9,8 @@
     │   └── InvalidTemplate   a ``${…}`` or condition that can not be parsed
     ├── NotFound              no such task, run, agent …
     ├── Conflict              the state of the thing does not allow it
-    │   └── PreconditionFailed  If-Match did not match
+    │   ├── PreconditionFailed  If-Match did not match
+    │   └── Undecipherable    a secret that does not open with the keys of this process
     ├── Unauthenticated       no credential, or one that is not valid
     ├── Forbidden             the credential does not allow it
     ├── TooLarge              a body, value or nesting over its limit
@@ -127,6 +128,12 @@ class PreconditionFailed(Conflict):
     """``If-Match`` names a version that is not the current one."""
 
     code = "precondition_failed"
+
+
+class Undecipherable(Conflict):
+    """A secret was encrypted with a key that this process does not have, or was changed."""
+
+    code = "undecipherable"
 
 
 class Unauthenticated(OrdinautError):

@@ -62,7 +62,8 @@ def configure(*, level: str, as_json: bool, process: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_formatter(shared, as_json=as_json))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    for talkative in ("httpx2", "alembic"):
+    # What libraries say of a request may hold the secrets in it.
+    for talkative in ("httpx2", "httpcore2", "alembic"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
 
 

@@ -28,26 +28,32 @@ class PipelineCheck:
 
     def __init__(self, tools: ToolRegistry) -> None:
         self._tools = tools
-        self._good: dict[bytes, dict[str, Tool | None]] = {}
+        self._good: dict[bytes, tuple[dict[str, Tool | None], Mapping[str, str]]] = {}
 
-    def __call__(self, payload: Json) -> None:
-        """Raise :class:`InvalidPipeline` with every problem of ``payload``."""
+    def __call__(self, payload: Json) -> Mapping[str, str]:
+        """Return the secrets that ``payload`` names, each with its place.
+
+        Raises :class:`InvalidPipeline` with every problem.
+        """
         key = self._key(payload)
-        if key is not None and self._known(key):
-            return
+        if key is not None and (secrets := self._known(key)) is not None:
+            return secrets
         pipeline = parse_pipeline(payload, registry=self._tools)
         if key is not None:
             if len(self._good) >= REMEMBERED:
                 self._good.clear()
             names = {step.uses for step in pipeline.walk() if step.uses}
-            self._good[key] = {name: self._tools.find(name) for name in names}
+            used = {name: self._tools.find(name) for name in names}
+            self._good[key] = (used, pipeline.secrets)
+        return pipeline.secrets
 
-    def _known(self, key: bytes) -> bool:
-        used = self._good.get(key)
+    def _known(self, key: bytes) -> Mapping[str, str] | None:
+        used, secrets = self._good.get(key, (None, {}))
         if used is None:
-            return False
+            return None
         # A tool may have gone or changed since.
-        return all(self._tools.find(name) is tool for name, tool in used.items())
+        same = all(self._tools.find(name) is tool for name, tool in used.items())
+        return secrets if same else None
 
     def _key(self, payload: Json) -> bytes | None:
         # Of the parameters only the type matters for whether a pipeline can be used.

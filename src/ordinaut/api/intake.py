@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from ordinaut.api.schemas.tasks import ScheduleFields, TaskIn
@@ -64,6 +64,13 @@ def amended(task: Task, given: Mapping[str, Any], *, zone: str, now: datetime) -
     return replace(changed, version=task.version + 1, updated_at=now)
 
 
+class FirstRun(NamedTuple):
+    """When a task fires first, and the secrets that its pipeline names, each with its place."""
+
+    at: datetime | None
+    secrets: Mapping[str, str]
+
+
 def first_run(
     when: Schedule,
     payload: Json,
@@ -71,12 +78,13 @@ def first_run(
     parts: Services,
     calendars: Mapping[str, Calendar],
     now: datetime,
-) -> datetime | None:
+) -> FirstRun:
     """Check a schedule and a pipeline, and return the first occurrence after ``now``.
 
     Raises :class:`InvalidInput` with every problem of both at once.
     """
     following: datetime | None = None
+    named: Mapping[str, str] = {}
     errors: list[InvalidInput] = []
     try:
         _check_kind(when)
@@ -85,12 +93,12 @@ def first_run(
     except InvalidInput as error:
         errors.append(error)
     try:
-        parts.check(payload)
+        named = parts.check(payload)
     except InvalidInput as error:
         errors.append(error)
     if errors:
         raise _together(errors)
-    return following
+    return FirstRun(following, named)
 
 
 def _check_kind(when: Schedule) -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from ordinaut.api import intake
+from ordinaut.api import confidences, intake
 from ordinaut.api.dependencies import Work
 from ordinaut.api.schemas.tasks import Bulk, BulkResult, Snooze, TaskIn
 from ordinaut.engine.schedule import CompiledSchedule, Occurrence, compile_schedule
@@ -45,17 +45,18 @@ async def create_batch(tx: Tx, work: Work, bodies: Sequence[TaskIn]) -> list[Tas
     known = await calendars.named(tx, {name for body in bodies for name in body.exclude})
     made: list[Task] = []
     problems: list[FieldProblem] = []
+    named: list[tuple[str, str]] = []
     for index, body in enumerate(bodies):
         when = intake.schedule(body, zone=zone, anchor=now)
         try:
-            following = intake.first_run(
-                when, body.payload, parts=work.parts, calendars=known, now=now
-            )
+            first = intake.first_run(when, body.payload, parts=work.parts, calendars=known, now=now)
         except InvalidInput as error:
             problems += [replace(p, path=f"tasks[{index}].{p.path}") for p in error.problems]
         else:
             owner = work.agent.id
-            made.append(intake.draft(body, when, owner=owner, now=now, following=following))
+            made.append(intake.draft(body, when, owner=owner, now=now, following=first.at))
+            named += [(name, f"tasks[{index}].{place}") for name, place in first.secrets.items()]
+    problems += await confidences.unknown(tx, work.agent.id, named)
     if problems:
         raise InvalidInput("some tasks can not be stored; none was", problems=tuple(problems))
     await tasks.create(tx, made, actor=work.actor, tzdata=schedules.tzdata_version())
@@ -74,10 +75,11 @@ def draft(work: Work, body: TaskIn) -> Task:
 async def planned(tx: Tx, work: Work, task: Task) -> Task:
     """Check ``task`` and return it with its next occurrence."""
     known = await calendars.named(tx, task.schedule.exclude)
-    following = intake.first_run(
+    first = intake.first_run(
         task.schedule, task.payload, parts=work.parts, calendars=known, now=work.now
     )
-    return replace(task, next_run_at=following)
+    await confidences.check(tx, task, first.secrets)
+    return replace(task, next_run_at=first.at)
 
 
 async def amend(tx: Tx, work: Work, record: TaskRecord, given: Mapping[str, Any]) -> TaskRecord:
@@ -105,7 +107,7 @@ async def amended(tx: Tx, work: Work, before: Task, given: Mapping[str, Any]) ->
     after = intake.amended(before, given, zone=zone, now=work.now)
     if after.schedule != before.schedule:
         return await planned(tx, work, after)
-    work.parts.check(after.payload)
+    await confidences.check(tx, after, work.parts.check(after.payload))
     return after
 
 

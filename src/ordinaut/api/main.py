@@ -28,6 +28,7 @@ from ordinaut.api.routes import (
     health,
     runs,
     schedules,
+    secrets,
     system,
     task_actions,
     tasks,
@@ -40,6 +41,7 @@ from ordinaut.config import Settings
 from ordinaut.errors import Forbidden
 from ordinaut.plugins.host import ExtensionHost
 from ordinaut.store.database import Database
+from ordinaut.store.secrets import keyring
 
 ROUTERS: Final = (
     tasks,
@@ -49,6 +51,7 @@ ROUTERS: Final = (
     templates,
     events,
     calendars,
+    secrets,
     agents,
     auth,
     system,
@@ -103,7 +106,8 @@ async def _services(settings: Settings, clock: Clock) -> AsyncIterator[Services]
     host = ExtensionHost(settings, db=db, authorize=_authorize)
     async with db, Bus(settings.redis_url) as bus, host:
         check = PipelineCheck(host.tools)
-        yield Services(settings, clock, db, bus, auth, host, check, NextOccurrences())
+        keys = keyring(settings)
+        yield Services(settings, clock, db, bus, auth, host, check, NextOccurrences(), keys)
 
 
 async def _extensions(scope: Scope, receive: Receive, send: Send) -> None:

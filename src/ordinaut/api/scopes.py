@@ -17,6 +17,8 @@ OWNED: Final = (
     "runs:read",
     "runs:write",
     "events:read",
+    "secrets:read",
+    "secrets:write",
 )
 KNOWN: Final = (
     *OWNED,

@@ -12,6 +12,7 @@ from ordinaut.config import Settings
 from ordinaut.engine.registry import ToolRegistry
 from ordinaut.plugins.host import ExtensionHost
 from ordinaut.store.database import Database
+from ordinaut.store.secrets import Keyring
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Services:
     host: ExtensionHost
     check: PipelineCheck
     following: NextOccurrences
+    keys: Keyring
 
     @property
     def tools(self) -> ToolRegistry:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ordinaut.cli import agents, doctor, extensions, preview, runs, servers, tasks
+from ordinaut.cli import agents, doctor, extensions, preview, runs, secrets, servers, tasks
 from ordinaut.errors import InvalidInput, OrdinautError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ tasks.add_to(app)
 runs.add_to(app)
 extensions.add_to(app)
 agents.add_to(app)
+secrets.add_to(app)
 
 
 def _show_version(wanted: bool) -> None:

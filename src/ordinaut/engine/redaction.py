@@ -51,9 +51,12 @@ class Redactor:
 
 
 def _spellings(secret: str) -> Iterator[str]:
-    yield secret
-    yield json.dumps(secret)[1:-1]
-    yield json.dumps(secret, ensure_ascii=False)[1:-1]
+    written = {secret}
+    for _ in range(2):  # JSON within JSON
+        written |= {json.dumps(text)[1:-1] for text in written}
+        written |= {json.dumps(text, ensure_ascii=False)[1:-1] for text in written}
+    yield from written
+    yield from (text.encode().decode("latin-1") for text in written)  # read as another charset
     yield quote(secret, safe="")
     yield quote(secret)
     yield quote_plus(secret)

@@ -21,6 +21,7 @@ from ordinaut.telemetry import emit, logger
 from ordinaut.workers.job import Job, Plan
 from ordinaut.workers.scribe import Pen, Scribe
 from ordinaut.workers.settler import Settler
+from ordinaut.workers.vault import Vault
 
 Result: TypeAlias = Ended | Parked
 
@@ -60,9 +61,16 @@ class Execution:
     """Executes jobs with the tools and the journal of this worker."""
 
     def __init__(
-        self, registry: ToolRegistry, settler: Settler, *, scribe: Scribe, clock: Clock
+        self,
+        registry: ToolRegistry,
+        settler: Settler,
+        *,
+        scribe: Scribe,
+        vault: Vault,
+        clock: Clock,
     ) -> None:
         self._registry = registry
+        self._vault = vault
         self._settler = settler
         self._scribe = scribe
         self._clock = clock
@@ -94,6 +102,7 @@ class Execution:
             journal=journal,
             clock=self._clock,
             done=job.done,
+            secrets=self._vault.of(definition.created_by),
             event=given.get("event"),
             params=given.get("params"),
         )

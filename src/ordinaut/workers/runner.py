@@ -30,12 +30,13 @@ from uuid import UUID
 
 import psycopg
 
+from ordinaut.clock import Clock
 from ordinaut.config import Settings
 from ordinaut.engine.registry import ToolRegistry
 from ordinaut.health import HealthServer
 from ordinaut.model import Json, uuid7
 from ordinaut.plugins.host import ExtensionHost
-from ordinaut.store import queue
+from ordinaut.store import queue, secrets
 from ordinaut.store.database import Database
 from ordinaut.telemetry import logger
 from ordinaut.workers.buffer import Buffer
@@ -49,6 +50,7 @@ from ordinaut.workers.plans import Plans
 from ordinaut.workers.scribe import Scribe
 from ordinaut.workers.settler import Settler
 from ordinaut.workers.slots import GRACE, Slots
+from ordinaut.workers.vault import Vault
 
 LAST_FLUSH = 10.0  # seconds for the last flush and release when the database does not answer
 SETTLERS = 2  # connections; while one waits for its commit, the other executes
@@ -79,7 +81,7 @@ class Worker:
         self._slots = Slots(
             settings.worker_concurrency,
             buffer=self._buffer,
-            execution=Execution(registry, self._settler, scribe=self._scribe, clock=clock),
+            execution=self._execution(registry, clock),
             settler=self._settler,
             clock=clock,
             grace=grace,
@@ -119,6 +121,10 @@ class Worker:
             self._slots,
             self._listener,
         )
+
+    def _execution(self, registry: ToolRegistry, clock: Clock) -> Execution:
+        vault = Vault(self._line("vault"), secrets.keyring(self._settings))
+        return Execution(registry, self._settler, scribe=self._scribe, vault=vault, clock=clock)
 
     def _line(self, name: str, options: str = "", *, direct: bool = False) -> Line:
         settings = self._settings
