@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ordinaut.cli import agents, doctor, extensions, preview, runs, secrets, servers, tasks
+from ordinaut.cli import agents, audit, doctor, extensions, preview, runs, secrets, servers, tasks
 from ordinaut.errors import InvalidInput, OrdinautError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ runs.add_to(app)
 extensions.add_to(app)
 agents.add_to(app)
 secrets.add_to(app)
+audit.add_to(app)
 
 
 def _show_version(wanted: bool) -> None:

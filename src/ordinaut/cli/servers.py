@@ -89,14 +89,22 @@ def migrate(
         str,
         typer.Option(
             envvar=["DATABASE_DIRECT_URL", "DATABASE_URL"],
-            help="The database, not through a pooler.",
+            help="The database, not through a pooler, as the owner of the tables.",
         ),
     ],
+    app_role: Annotated[
+        str, typer.Option(envvar="ORDINAUT_APP_ROLE", help="The role of the API and the workers.")
+    ] = "ordinaut_app",
+    scheduler_role: Annotated[
+        str, typer.Option(envvar="ORDINAUT_SCHEDULER_ROLE", help="The role of the scheduler.")
+    ] = "ordinaut_scheduler",
 ) -> None:
-    """Bring the schema of the database to this version."""
-    store = load("ordinaut.store.migrate")
+    """Bring the schema of the database to this version, and set the rights of the roles."""
+    store, roles = load("ordinaut.store.migrate"), load("ordinaut.store.roles")
     store.upgrade(database_url)
-    typer.echo(f"the schema is at {store.head()}")
+    granted = roles.grant(database_url, app=app_role, scheduler=scheduler_role)
+    rights = f"; rights were set for {' and '.join(granted)}" if granted else ""
+    typer.echo(f"the schema is at {store.head()}{rights}")
 
 
 def _serve(module: str, *, process: str, **overrides: Any) -> None:

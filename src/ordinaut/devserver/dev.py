@@ -30,7 +30,7 @@ from ordinaut.devserver.state import DevState, Pids, hold
 from ordinaut.devserver.supervisor import Supervised, stop_signals, watching
 from ordinaut.devserver.valkey import EmbeddedValkey
 from ordinaut.errors import Unavailable
-from ordinaut.store import agents, migrate
+from ordinaut.store import agents, migrate, roles
 from ordinaut.store.database import Database
 
 AGENT = "dev"  # the name of the first agent
@@ -82,6 +82,8 @@ class Dev:
         self._postgres: EmbeddedPostgres | None = None
         self._valkey: EmbeddedValkey | None = None
         self._processes: list[Supervised] = []
+        self._owner_url = ""
+        self._scheduler_env: dict[str, str] = {}
         self._ready: DevState | None = None
 
     def run(self) -> None:
@@ -98,15 +100,32 @@ class Dev:
                 "ORDINAUT_SECRET": private_token(self._dir / "secret"),
                 **DEFAULTS,
                 **environment(),
-                "DATABASE_URL": self._start_postgres(servers),
+                "DATABASE_URL": (owner_url := self._start_postgres(servers)),
                 "REDIS_URL": self._start_valkey(servers),
                 "ORDINAUT_HOST": self._options.host,
                 "ORDINAUT_PORT": str(port),
             }
-            settings = load_settings(env)
+            self._owner_url = owner_url
             self._progress("bringing the schema of the database to this version")
-            migrate.upgrade(settings.direct_url)
-            asyncio.run(self._serve(settings, env))
+            migrate.upgrade(load_settings(env).direct_url)
+            env |= self._sign_in()
+            asyncio.run(self._serve(load_settings(env), env))
+
+    def _sign_in(self) -> dict[str, str]:
+        """Let the processes use the roles of an installation, so that these are proved each day.
+
+        On a server that is not ours there is only the role that we were given.
+        """
+        if self._postgres is None:
+            return {}
+        urls = {}
+        for role in (roles.APP, roles.SCHEDULER):
+            password = private_token(self._dir / f"{role}.password")
+            roles.create(self._owner_url, role, password=password)
+            urls[role] = self._postgres.url_for(role, password)
+        roles.grant(self._owner_url)
+        self._scheduler_env = {"DATABASE_URL": urls[roles.SCHEDULER]}
+        return {"DATABASE_URL": urls[roles.APP]}
 
     def _start_postgres(self, servers: ExitStack) -> str:
         if self._options.database_url is not None:
@@ -172,7 +191,7 @@ class Dev:
         return Supervised(
             name,
             [sys.executable, "-m", "ordinaut", command],
-            env=env,
+            env=env | (self._scheduler_env if command == "scheduler" else {}),
             log=self._dir / "logs" / f"{name}.log",
             clock=self._clock,
             say=say,
@@ -191,7 +210,7 @@ class Dev:
         self._ready = DevState(
             url=url,
             api_key=api_key,
-            database_url=settings.database_url,
+            database_url=self._owner_url,
             redis_url=settings.redis_url,
             pids=self._pids(),
         )

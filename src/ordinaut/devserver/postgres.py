@@ -59,7 +59,11 @@ class EmbeddedPostgres(EmbeddedServer):
 
     def url_of(self, database: str) -> str:
         """Return the address of another database of this server."""
-        return f"postgresql://{NAME}:{self.password}@{LOOPBACK}:{self.port}/{database}"
+        return self.url_for(NAME, self.password, database=database)
+
+    def url_for(self, role: str, password: str, *, database: str = NAME) -> str:
+        """Return the address of a database for another role."""
+        return f"postgresql://{role}:{password}@{LOOPBACK}:{self.port}/{database}"
 
     def _start(self) -> None:
         identity = drop_to(self.directory)

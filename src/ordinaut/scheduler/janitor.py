@@ -21,7 +21,7 @@ from ordinaut.errors import Conflict, InvalidSchedule
 from ordinaut.model import Event
 from ordinaut.scheduler.calendars import Calendars
 from ordinaut.scheduler.plan import undecided_after
-from ordinaut.store import journal, leaders, queue, schedules, upkeep
+from ordinaut.store import chain, journal, leaders, queue, schedules, upkeep
 from ordinaut.store.database import Database, Tx
 from ordinaut.store.schedules import Timed
 from ordinaut.telemetry import emit, logger
@@ -67,6 +67,17 @@ async def expire_leases() -> None:
         if count := expired.requeued + expired.buried:
             emit("janitor.expired", requeued=expired.requeued, buried=expired.buried)
         if count < BATCH:
+            return
+
+
+async def seal_audit_log() -> None:
+    """Take what was written into the audit log into its chain."""
+    holding = HOLDING.get()
+    key = chain.key_of(holding.settings)
+    while True:
+        async with holding.transaction() as tx:
+            sealed = await chain.seal(tx, key)
+        if sealed < chain.BATCH:
             return
 
 
@@ -152,6 +163,7 @@ JOBS = tuple(
     (f"{__name__}:{job.__name__}", every)
     for job, every in (
         (expire_leases, timedelta(seconds=2)),
+        (seal_audit_log, timedelta(seconds=5)),
         (prepare_partitions, timedelta(hours=1)),
         (recompute_schedules, timedelta(hours=1)),
         (drop_history, timedelta(hours=1)),

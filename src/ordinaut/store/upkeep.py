@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 from typing import Literal, TypeAlias
 
-from psycopg import errors, sql
+from psycopg import errors
 
 from ordinaut.store.database import Database, Queries, Tx
 
@@ -60,7 +60,7 @@ async def drop_partitions(tx: Tx, parent: Parent, *, before: date) -> list[str]:
     if parent in _OF_LIVE_RUNS:
         old = [name for name in old if not await _lives(tx, _day(name))]
     for name in old:
-        await tx.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(name)))
+        await tx.execute(SQL["drop_partition"], {"name": name})
     return old
 
 

@@ -1,9 +1,12 @@
 -- name: record
--- Who did what; nothing in the product updates or deletes a row.
+-- Who did what; nothing in the product updates or deletes a row. The transaction gets its number
+-- before the entry gets its place: the chain is built on that (store/chain.py).
 INSERT INTO audit_log (actor_id, actor, action, entity, entity_id, before, after,
                        request_id, address)
-VALUES (%(actor_id)s, %(actor)s, %(action)s, %(entity)s, %(entity_id)s, %(before)s, %(after)s,
-        %(request_id)s, %(address)s);
+SELECT %(actor_id)s, %(actor)s, %(action)s, %(entity)s, %(entity_id)s, %(before)s, %(after)s,
+       %(request_id)s, %(address)s
+  FROM (SELECT pg_current_xact_id() AS xid) AS began
+ WHERE began.xid IS NOT NULL;
 
 -- name: page
 -- Newest first. The cursor is the place in the log.

@@ -47,7 +47,8 @@ WITH given AS (
 INSERT INTO audit_log (actor_id, actor, action, entity, entity_id, after, request_id, address)
 SELECT %(actor_id)s, %(actor)s, 'task.create', 'task', id::text, item,
        %(request_id)s, %(address)s
-  FROM given;
+  FROM given, (SELECT pg_current_xact_id() AS xid) AS began  -- as in audit.record
+ WHERE began.xid IS NOT NULL;
 
 -- name: lock_dedupe
 -- Two equal POSTs at once make one task: the second waits until the first is committed.

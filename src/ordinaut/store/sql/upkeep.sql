@@ -10,6 +10,9 @@ SELECT child.relname
  WHERE i.inhparent = to_regclass(%(parent)s) AND child.relname ~ '_\d{8}$'
  ORDER BY child.relname;
 
+-- name: drop_partition
+SELECT drop_partition(%(name)s);
+
 -- name: lives
 -- Whether a run that began in this time has not ended.
 SELECT EXISTS (

@@ -1,0 +1,14 @@
+"""The hash chain of the audit log, and partitions that other roles may drop."""
+
+from importlib import resources
+
+from alembic import op
+
+revision = "0007_audit_chain"
+down_revision = "0006_queue_index"
+
+
+def upgrade() -> None:
+    sql = resources.files("ordinaut.store").joinpath(f"migrations/versions/{revision}.sql")
+    bind = op.get_bind().execution_options(no_parameters=True)
+    bind.exec_driver_sql(sql.read_text())
