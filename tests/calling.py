@@ -143,6 +143,7 @@ async def served(settings: Settings, key: str) -> AsyncIterator[Server]:
         "REDIS_URL": settings.redis_url,
         "ORDINAUT_SECRET": settings.secret.get_secret_value(),
         "ORDINAUT_PORT": str(port),
+        "ORDINAUT_BODY_SECONDS": str(settings.body_seconds),
     }
     command = [sys.executable, "-m", "ordinaut", "api"]
     process = await asyncio.to_thread(subprocess.Popen, command, env=env)

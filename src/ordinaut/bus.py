@@ -21,7 +21,7 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
@@ -75,6 +75,11 @@ class Bus:
     async def __aexit__(self, *_: object) -> None:
         for client in (self._client, *self._watchers):
             await client.aclose()
+
+    @property
+    def pool(self) -> ConnectionPool | None:
+        """The connections, for what else is kept in Redis; ``None`` on a Cluster."""
+        return self._client.connection_pool if isinstance(self._client, Redis) else None
 
     async def ping(self) -> None:
         """Raise :class:`Unavailable` when the server does not answer."""

@@ -11,6 +11,7 @@ import base64
 import os
 import re
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any
 from zoneinfo import available_timezones
@@ -34,6 +35,7 @@ EXT_PREFIX = "ORDINAUT_EXT_"
 UNPREFIXED = ("DATABASE_URL", "DATABASE_DIRECT_URL", "REDIS_URL")
 FROM_FILE = "_FILE"  # at the end of the name of a variable: the value stands in that file
 
+_RATE = re.compile(r"[1-9][0-9]{0,8}/(second|minute|hour|day)\Z")
 _KEY_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}\Z")
 
 
@@ -65,6 +67,18 @@ def _usable_keys(keys: SecretStr | None) -> SecretStr | None:
     if keys is not None:
         parse_keys(keys.get_secret_value())
     return keys
+
+
+def _rate(text: str) -> str:
+    if text and not _RATE.match(text):
+        raise ValueError("is a number and a time, such as 100/minute, or nothing for no limit")
+    return text
+
+
+def _networks(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        ip_network(name)  # raises ValueError that names what is wrong
+    return names
 
 
 def _known_zone(name: str) -> str:
@@ -111,6 +125,15 @@ class Settings(BaseModel):
     access_token_seconds: Annotated[int, Field(ge=30, le=86_400)] = 900
     refresh_token_seconds: Annotated[int, Field(ge=60, le=31_536_000)] = 1_209_600
     max_body_bytes: Annotated[int, Field(ge=1024)] = 1_048_576
+    body_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    rate_limit: Annotated[str, AfterValidator(_rate)] = "100000/minute"
+    sign_in_limit: Annotated[str, AfterValidator(_rate)] = "30/minute"
+    trusted_proxies: Annotated[
+        tuple[str, ...], BeforeValidator(_words), AfterValidator(_networks)
+    ] = ()
+    quota_tasks: Annotated[int, Field(ge=0)] = 0
+    quota_runs_per_hour: Annotated[int, Field(ge=0)] = 0
+    quota_payload_bytes: Annotated[int, Field(ge=0)] = 0
 
     ext_paths: Annotated[tuple[Path, ...], BeforeValidator(_paths)] = ()
     ext_disabled: Annotated[tuple[str, ...], BeforeValidator(_words)] = ()

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import jwt
 
+from ordinaut.api.limits import Limits
 from ordinaut.clock import Clock
 from ordinaut.config import Settings
 from ordinaut.errors import Unauthenticated
@@ -54,8 +55,10 @@ class Claims:
 class Authenticator:
     """Tells who a credential belongs to, and makes and ends tokens."""
 
-    def __init__(self, settings: Settings, db: Database, clock: Clock) -> None:
+    def __init__(self, settings: Settings, db: Database, clock: Clock, *, limits: Limits) -> None:
         self._settings = settings
+        self._limits = limits
+        self._familiar: set[int] = set()  # what was valid once: others' failures do not shut it out
         self._db = db
         self._clock = clock
         self._pepper = agents.pepper(settings)
@@ -63,11 +66,24 @@ class Authenticator:
         self._key_id = hashlib.sha256(self._signing_key).hexdigest()[:12]
         self._known: dict[str, tuple[float, Agent]] = {}
 
-    async def identify(self, credential: str) -> Agent:
-        """Return the agent of an API key or access token; raises :class:`Unauthenticated`."""
+    async def identify(self, credential: str, *, address: str = "") -> Agent:
+        """Return the agent of an API key or access token; raises :class:`Unauthenticated`.
+
+        ``address`` is where it came from: too many that are not valid are not looked at.
+        """
         until, known = self._known.get(credential, (0.0, None))
         if known is not None and self._clock.monotonic() < until:
             return known
+        familiar = hash(credential) in self._familiar
+        self._familiar.discard(hash(credential))
+        async with self._limits.signing_in(address, known=familiar):
+            agent = await self._identify(credential)
+        if len(self._familiar) >= CACHE_SIZE:
+            self._familiar.clear()
+        self._familiar.add(hash(credential))
+        return agent
+
+    async def _identify(self, credential: str) -> Agent:
         if not credential.isascii() or len(credential) > MAX_CREDENTIAL:
             raise Unauthenticated("the credential is not valid")
         if credential.startswith(agents.KEY_PREFIX):
@@ -80,6 +96,10 @@ class Authenticator:
 
     async def exchange(self, api_key: str, *, origin: Actor) -> Tokens:
         """Return tokens for an API key."""
+        async with self._limits.signing_in(origin.address):
+            return await self._exchange(api_key, origin=origin)
+
+    async def _exchange(self, api_key: str, *, origin: Actor) -> Tokens:
         if not (api_key.isascii() and api_key.startswith(agents.KEY_PREFIX)):
             raise Unauthenticated("the API key is not valid")
         async with self._db.transaction() as tx:
@@ -96,6 +116,10 @@ class Authenticator:
 
         The use of a spent one says that two hold it: the whole family is revoked.
         """
+        async with self._limits.signing_in(origin.address):
+            return await self._refresh(token, origin=origin)
+
+    async def _refresh(self, token: str, *, origin: Actor) -> Tokens:
         now = self._clock.now()
         async with self._db.transaction() as tx:
             use = await agents.use_refresh(tx, self._digest(token), now=now)

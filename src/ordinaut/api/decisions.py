@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Final
 from uuid import UUID
 
+from ordinaut.api import quotas
 from ordinaut.api.dependencies import Work
 from ordinaut.api.schemas.runs import Decision
 from ordinaut.api.scopes import of_approval
@@ -60,6 +61,7 @@ async def retry(tx: Tx, work: Work, run_id: UUID, *, from_step: str | None) -> R
     """
     held = (await waits.hold(tx, [run_id])).get(run_id)
     run = await runs.get(tx, run_id, owner=work.owner)
+    await quotas.runs(work, adding=1)
     if held is not None and from_step is None and await waits.forget_doubts(tx, run_id):
         await waits.wake(tx, [run_id], reason="redriven")
     elif run.status in REPEATABLE:

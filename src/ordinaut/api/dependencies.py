@@ -63,9 +63,17 @@ async def authenticate(request: Request) -> Agent:
     """Return the agent whose credential the request carries."""
     known: Agent | None = request.scope.get(AGENT)
     if known is None:
+        parts = services(request)
         credential = bearer(request.headers.get("authorization", ""))
-        known = request.scope[AGENT] = await services(request).auth.identify(credential)
+        known = await parts.auth.identify(credential, address=address(request))
+        await parts.limits.admit(known.id)
+        request.scope[AGENT] = known
     return known
+
+
+def address(request: Request) -> str:
+    """Return where a request comes from, as far as trusted proxies say."""
+    return request.client.host if request.client else ""
 
 
 def bearer(header: str) -> str:
@@ -77,10 +85,10 @@ def bearer(header: str) -> str:
 
 def origin(request: Request, agent: Agent | None = None) -> Actor:
     """Return who acts, for the audit log."""
-    address = request.client.host if request.client else ""
+    where = address(request)
     if agent is None:
-        return Actor(None, "anonymous", request.state.request_id, address)
-    return Actor(agent.id, agent.name, request.state.request_id, address)
+        return Actor(None, "anonymous", request.state.request_id, where)
+    return Actor(agent.id, agent.name, request.state.request_id, where)
 
 
 class Requires(SecurityBase):

@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from ordinaut.api import confidences, intake
+from ordinaut.api import confidences, intake, quotas
 from ordinaut.api.dependencies import Work
 from ordinaut.api.schemas.tasks import Bulk, BulkResult, Snooze, TaskIn
 from ordinaut.engine.schedule import CompiledSchedule, Occurrence, compile_schedule
@@ -31,16 +31,20 @@ async def create(tx: Tx, work: Work, body: TaskIn) -> tuple[TaskRecord, bool]:
     """Store a task; the second value is False when it repeats one with its ``dedupe_key``."""
     task = await planned(tx, work, draft(work, body))
     if task.dedupe_key is None:
+        await quotas.tasks(tx, work, adding=1)
         return await _store(tx, work, task), True
     async with tx.transaction():
         known = await tasks.find_duplicate(tx, task)
         if known is not None:
             return await tasks.get(tx, known), False
+        await quotas.tasks(tx, work, adding=1)
         return await _store(tx, work, task), True
 
 
 async def create_batch(tx: Tx, work: Work, bodies: Sequence[TaskIn]) -> list[TaskRecord]:
     """Store all tasks, or none; a problem names the task (``tasks[3].title``)."""
+    await quotas.tasks(tx, work, adding=len(bodies))
+    quotas.payloads(work, (body.payload for body in bodies))
     now, zone = work.now, work.parts.settings.timezone
     known = await calendars.named(tx, {name for body in bodies for name in body.exclude})
     made: list[Task] = []
@@ -74,6 +78,7 @@ def draft(work: Work, body: TaskIn) -> Task:
 
 async def planned(tx: Tx, work: Work, task: Task) -> Task:
     """Check ``task`` and return it with its next occurrence."""
+    quotas.payloads(work, [task.payload])
     known = await calendars.named(tx, task.schedule.exclude)
     first = intake.first_run(
         task.schedule, task.payload, parts=work.parts, calendars=known, now=work.now
@@ -107,6 +112,7 @@ async def amended(tx: Tx, work: Work, before: Task, given: Mapping[str, Any]) ->
     after = intake.amended(before, given, zone=zone, now=work.now)
     if after.schedule != before.schedule:
         return await planned(tx, work, after)
+    quotas.payloads(work, [after.payload])
     await confidences.check(tx, after, work.parts.check(after.payload))
     return after
 

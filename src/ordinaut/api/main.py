@@ -14,12 +14,15 @@ from typing import Final
 import uvicorn
 from fastapi import FastAPI, Request
 from starlette.types import Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from ordinaut.api import docs, errors
 from ordinaut.api.auth import Authenticator
 from ordinaut.api.checks import NextOccurrences, PipelineCheck
 from ordinaut.api.dependencies import authenticate
+from ordinaut.api.limits import Limits
 from ordinaut.api.middleware import BodyLimit, RequestContext, SecurityHeaders
+from ordinaut.api.protocol import BoundedProtocol
 from ordinaut.api.routes import (
     agents,
     auth,
@@ -87,9 +90,11 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> FastAPI:
         app.router.routes.extend(module.routes.routes)
     docs.install(app)
     app.mount("/ext", _extensions)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, seconds=settings.body_seconds)
     app.add_middleware(RequestContext, clock=chosen)
     app.add_middleware(SecurityHeaders)
+    if settings.trusted_proxies:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies))
     return app
 
 
@@ -102,12 +107,22 @@ async def _services(settings: Settings, clock: Clock) -> AsyncIterator[Services]
         name="ordinaut api",
         patience=PATIENCE,
     )
-    auth = Authenticator(settings, db, clock)
     host = ExtensionHost(settings, db=db, authorize=_authorize)
     async with db, Bus(settings.redis_url) as bus, host:
-        check = PipelineCheck(host.tools)
-        keys = keyring(settings)
-        yield Services(settings, clock, db, bus, auth, host, check, NextOccurrences(), keys)
+        limits = Limits(settings, bus)
+        yield Services(
+            settings=settings,
+            clock=clock,
+            db=db,
+            bus=bus,
+            auth=Authenticator(settings, db, clock, limits=limits),
+            host=host,
+            check=PipelineCheck(host.tools),
+            following=NextOccurrences(),
+            keys=keyring(settings),
+            limits=limits,
+        )
+        await limits.close()
 
 
 async def _extensions(scope: Scope, receive: Receive, send: Send) -> None:
@@ -130,7 +145,7 @@ async def serve(settings: Settings) -> None:
         host=settings.host,
         port=settings.port,
         loop="none",  # the caller runs one already
-        http="httptools",
+        http=BoundedProtocol,
         ws="none",
         lifespan="on",
         log_config=None,

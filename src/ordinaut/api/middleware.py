@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 from itertools import count
@@ -78,11 +79,15 @@ class RequestContext:
 
 
 class BodyLimit:
-    """Refuses a body over its limit, when it is announced or else as soon as it is reached."""
+    """Refuses a body over its limit, when it is announced or else as soon as it is reached.
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    Who sends it so slowly that it is not complete after ``seconds`` is refused as well.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, seconds: float) -> None:
         self.app = app
         self.max_bytes = max_bytes
+        self.seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -94,10 +99,21 @@ class BodyLimit:
             await answer(scope, receive, send)
             return
         seen = 0
+        complete = False
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self.seconds
 
         async def receive_counted() -> Message:
-            nonlocal seen
-            message = await receive()
+            nonlocal seen, complete
+            if complete:  # what comes now is the end of the connection, whenever that is
+                return await receive()
+            try:
+                async with asyncio.timeout_at(until):
+                    message = await receive()
+            except TimeoutError:
+                detail = f"the body was not complete after {self.seconds:g} s"
+                raise HTTPException(408, detail, {"Connection": "close"}) from None
+            complete = not message.get("more_body", False)
             seen += len(message.get("body", b""))
             if seen > self.max_bytes:
                 # An exception that mounted applications know as well.

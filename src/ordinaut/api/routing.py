@@ -28,7 +28,7 @@ SHOWN_ONCE: Final = "api_key"
 KEPT_HEADERS: Final = ("content-type", "location", "etag")
 PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     status: {"model": Problem, "content": {"application/problem+json": {}}}
-    for status in (401, 403, 404, 409, 412, 413, 415, 422, 503)
+    for status in (401, 403, 404, 408, 409, 412, 413, 415, 422, 429, 503)
 }
 
 

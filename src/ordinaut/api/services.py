@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ordinaut.api.auth import Authenticator
 from ordinaut.api.checks import NextOccurrences, PipelineCheck
+from ordinaut.api.limits import Limits
 from ordinaut.bus import Bus
 from ordinaut.clock import Clock
 from ordinaut.config import Settings
@@ -28,6 +29,7 @@ class Services:
     check: PipelineCheck
     following: NextOccurrences
     keys: Keyring
+    limits: Limits
 
     @property
     def tools(self) -> ToolRegistry:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+from ordinaut.api import quotas
 from ordinaut.api.dependencies import Work
 from ordinaut.api.lifecycle import amended, compiled, note
 from ordinaut.api.schemas.tasks import RunNow
@@ -42,6 +43,7 @@ async def run_now(tx: Tx, work: Work, record: TaskRecord, body: RunNow) -> Run:
     task = record.task
     if task.status == "canceled":
         raise Conflict("a canceled task can not be run")
+    await quotas.runs(work, adding=1)
     [timed] = await schedules.load(tx, [task.id])
     key, most = timed.lane
     made = NewWork(
@@ -102,6 +104,7 @@ async def backfill(tx: Tx, work: Work, task_id: UUID, body: Backfill) -> Backfil
         now=work.now,
         again=body.again,
     )
+    await quotas.runs(work, adding=len(made.run_ids))
     await queue.hint(tx)
     asked = {"since": body.since.isoformat(), "until": body.until.isoformat()}
     await note(tx, work, "backfill", record.task, after=asked | {"runs": len(made.run_ids)})

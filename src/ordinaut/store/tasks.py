@@ -79,6 +79,12 @@ async def create(tx: Tx, tasks: Sequence[Task], *, actor: Actor, tzdata: str) ->
     )
 
 
+async def count(tx: Tx, owner: UUID, *, limit: int) -> int:
+    """Return how many tasks ``owner`` has, counted up to ``limit``."""
+    row = await (await tx.execute(SQL["count"], {"owner": owner, "limit": limit})).fetchone()
+    return row[0] if row else 0
+
+
 async def find_duplicate(tx: Tx, task: Task) -> UUID | None:
     """Return the task that makes ``task`` a repetition; holds off others until ``tx`` ends."""
     values = {

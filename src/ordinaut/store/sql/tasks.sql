@@ -50,6 +50,11 @@ SELECT %(actor_id)s, %(actor)s, 'task.create', 'task', id::text, item,
   FROM given, (SELECT pg_current_xact_id() AS xid) AS began  -- as in audit.record
  WHERE began.xid IS NOT NULL;
 
+-- name: count
+-- How many tasks an agent has; there is no need to count beyond what it may have.
+SELECT count(*)
+  FROM (SELECT FROM task WHERE created_by = %(owner)s AND deleted_at IS NULL LIMIT %(limit)s) AS t;
+
 -- name: lock_dedupe
 -- Two equal POSTs at once make one task: the second waits until the first is committed.
 SELECT pg_advisory_xact_lock(hashtextextended(%(owner)s::text || ' ' || %(dedupe_key)s, 1));
