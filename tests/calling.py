@@ -144,6 +144,8 @@ async def served(settings: Settings, key: str) -> AsyncIterator[Server]:
         "ORDINAUT_SECRET": settings.secret.get_secret_value(),
         "ORDINAUT_PORT": str(port),
         "ORDINAUT_BODY_SECONDS": str(settings.body_seconds),
+        "ORDINAUT_RATE_LIMIT": settings.rate_limit,
+        "ORDINAUT_SIGN_IN_LIMIT": settings.sign_in_limit,
     }
     command = [sys.executable, "-m", "ordinaut", "api"]
     process = await asyncio.to_thread(subprocess.Popen, command, env=env)

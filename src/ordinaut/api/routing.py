@@ -11,6 +11,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from psycopg import OperationalError
 from psycopg_pool import PoolTimeout
+from starlette.routing import Match
+from starlette.types import Scope
 
 from ordinaut.api import json
 from ordinaut.api.dependencies import OPENED, authenticate, services
@@ -42,7 +44,19 @@ class StrictRequest(Request):
 
 
 class Route(APIRoute):
-    """A route of the API."""
+    """A route of the API.
+
+    ``plain`` are the paths without parameters: what is said to one of them is not said to a
+    thing of that name, so ``PUT /tasks/batch`` is 405 and does not look for a task "batch".
+    """
+
+    plain: frozenset[str] = frozenset()
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, child = super().matches(scope)
+        if match is not Match.NONE and self.param_convertors and scope["path"] in self.plain:
+            return Match.NONE, {}
+        return match, child
 
     def get_route_handler(self) -> Callable[[Request], Any]:
         handle = super().get_route_handler()
