@@ -8,12 +8,13 @@ them; all else begins with ``ORDINAUT_``. Each setting is described in
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
 from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from zoneinfo import available_timezones
 
 from pydantic import (
@@ -69,6 +70,13 @@ def _usable_keys(keys: SecretStr | None) -> SecretStr | None:
     return keys
 
 
+def _json(value: object) -> object:
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        raise ValueError("is a JSON list of issuers") from None
+
+
 def _rate(text: str) -> str:
     if text and not _RATE.match(text):
         raise ValueError("is a number and a time, such as 100/minute, or nothing for no limit")
@@ -95,6 +103,20 @@ def _words(value: object) -> object:
     return tuple(w for w in value.replace(",", " ").split()) if isinstance(value, str) else value
 
 
+class Issuer(BaseModel):
+    """Another issuer of access tokens, and what is accepted of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    issuer: Annotated[str, Field(min_length=1, pattern=r"^[^|\s]+$")]
+    audience: Annotated[str, Field(min_length=1)]
+    jwks_uri: Annotated[str, Field(pattern=r"^(https://|http://(127\.0\.0\.1|localhost)[:/])")]
+    algorithms: Annotated[
+        tuple[Literal["RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA"], ...],
+        Field(min_length=1),
+    ] = ("RS256",)
+
+
 class Settings(BaseModel):
     """Everything a process must know before it starts."""
 
@@ -104,6 +126,8 @@ class Settings(BaseModel):
     database_direct_url: str | None = None
     redis_url: str
     secret: Annotated[SecretStr, AfterValidator(_long_enough)]
+    jwt_keys: SecretStr | None = None
+    issuers: Annotated[tuple[Issuer, ...], BeforeValidator(_json)] = ()
     secrets_keys: Annotated[SecretStr | None, AfterValidator(_usable_keys)] = None
 
     host: str = "127.0.0.1"

@@ -22,7 +22,7 @@ from ordinaut.store.database import Tx
 async def create(tx: Tx, work: Work, body: AgentIn) -> tuple[AgentRecord, str]:
     """Make an agent with its first key."""
     check_grant(work.agent, body.scopes)
-    agent = await agents.insert(tx, name=body.name, scopes=tuple(body.scopes))
+    agent = await agents.insert(tx, name=body.name, scopes=tuple(body.scopes), subject=body.subject)
     pepper = agents.pepper(work.parts.settings)
     _, api_key = await agents.add_key(tx, agent.id, name="first", pepper=pepper)
     await _note(tx, work, "create", agent.id, after=_shown(agent))
@@ -40,6 +40,7 @@ async def change(tx: Tx, work: Work, agent_id: UUID, body: AgentPatch) -> AgentR
         name=given.get("name", before.name),
         scopes=tuple(given.get("scopes", before.scopes)),
         status=given.get("status", before.status),
+        subject=given.get("subject", before.subject),
     )
     await _note(tx, work, "update", agent_id, before=_shown(before), after=_shown(after))
     return after
@@ -80,7 +81,8 @@ async def _locked(tx: Tx, agent_id: UUID, work: Work) -> AgentRecord:
 
 def _shown(agent: AgentRecord) -> Json:
     kept = asdict(agent)
-    return {"name": kept["name"], "scopes": list(agent.scopes), "status": kept["status"]}
+    kept = {key: kept[key] for key in ("name", "status", "subject")}
+    return kept | {"scopes": list(agent.scopes)}
 
 
 async def _note(

@@ -6,15 +6,14 @@ that is revoked anywhere is refused everywhere after that time at the latest.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from datetime import timedelta
+from typing import Final
 from uuid import UUID
 
-import jwt
-
+from ordinaut.api.issuers import LEEWAY, Issuers
 from ordinaut.api.limits import Limits
+from ordinaut.api.tokens import ISSUER, Claims, TokenKeys
 from ordinaut.clock import Clock
 from ordinaut.config import Settings
 from ordinaut.errors import Unauthenticated
@@ -23,12 +22,9 @@ from ordinaut.store import agents, audit
 from ordinaut.store.audit import Actor
 from ordinaut.store.database import Database, Tx
 
-ALGORITHM: Final = "HS256"  # pinned: what a token says about itself decides nothing
-ISSUER: Final = "ordinaut"
 CACHE_SECONDS: Final = 2.0
 CACHE_SIZE: Final = 10_000
 MAX_CREDENTIAL: Final = 4096
-CLAIMS: Final = ["iss", "aud", "sub", "exp", "iat", "jti"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +37,6 @@ class Tokens:
     token_type: str = "Bearer"
 
 
-@dataclass(frozen=True, slots=True)
-class Claims:
-    """What an access token says, once its signature and times are proved."""
-
-    agent_id: UUID
-    jti: UUID
-    family: UUID | None
-    scopes: frozenset[str]
-    expires_at: datetime
-
-
 class Authenticator:
     """Tells who a credential belongs to, and makes and ends tokens."""
 
@@ -62,8 +47,8 @@ class Authenticator:
         self._db = db
         self._clock = clock
         self._pepper = agents.pepper(settings)
-        self._signing_key = agents.derive(settings, "jwt")
-        self._key_id = hashlib.sha256(self._signing_key).hexdigest()[:12]
+        self._keys = TokenKeys(settings)
+        self._issuers = Issuers(settings.issuers)
         self._known: dict[str, tuple[float, Agent]] = {}
 
     async def identify(self, credential: str, *, address: str = "") -> Agent:
@@ -89,7 +74,7 @@ class Authenticator:
         if credential.startswith(agents.KEY_PREFIX):
             agent = await self._of_key(self._digest(credential))
             return self._remember(credential, agent, CACHE_SECONDS)
-        claims = self._claims(credential)
+        claims = await self._claims(credential)
         left = (claims.expires_at - self._clock.now()).total_seconds()
         agent = await self._of_claims(claims)
         return self._remember(credential, agent, min(left, CACHE_SECONDS))
@@ -140,13 +125,18 @@ class Authenticator:
             if token.startswith(agents.REFRESH_PREFIX):
                 await agents.revoke_refresh(tx, self._digest(token), owner=owner, now=now)
             else:
-                claims = self._claims(token)
-                if owner in (None, claims.agent_id):
-                    await agents.revoke_access(tx, claims.jti, expires_at=claims.expires_at)
+                await self._revoke_access(tx, token, owner)
             await audit.record(
                 tx, origin, action="auth.revoke", entity="agent", entity_id=origin.id
             )
         self.forget()
+
+    async def _revoke_access(self, tx: Tx, token: str, owner: UUID | None) -> None:
+        claims = await self._claims(token)
+        agent = await _agent_of(tx, claims)
+        if owner is None or (agent is not None and agent.id == owner):
+            # A moment longer than it lives: the clocks of issuers differ.
+            await agents.revoke_access(tx, claims.jti, expires_at=claims.expires_at + LEEWAY)
 
     def forget(self) -> None:
         """Look up every credential anew: something about agents has changed."""
@@ -158,8 +148,7 @@ class Authenticator:
 
     async def _of_claims(self, claims: Claims) -> Agent | None:
         async with self._db.connection() as tx:
-            agent = await agents.by_token(tx, claims.agent_id, jti=claims.jti, family=claims.family)
-        return None if agent is None else _narrow(agent, claims.scopes)
+            return await _agent_of(tx, claims)
 
     def _remember(self, credential: str, agent: Agent | None, seconds: float) -> Agent:
         if agent is None:
@@ -190,37 +179,22 @@ class Authenticator:
             "fam": str(family),
             "scope": " ".join(sorted(agent.scopes)),
         }
-        access = jwt.encode(
-            claims, self._signing_key, ALGORITHM, headers={"kid": self._key_id, "typ": "at+jwt"}
-        )
-        return Tokens(access, refresh, settings.access_token_seconds)
+        return Tokens(self._keys.sign(claims), refresh, settings.access_token_seconds)
 
-    def _claims(self, token: str) -> Claims:
-        try:
-            claims: dict[str, Any] = jwt.decode(
-                token,
-                self._signing_key,
-                algorithms=[ALGORITHM],
-                issuer=ISSUER,
-                audience=ISSUER,
-                # Times are compared below, with our clock.
-                options={"require": CLAIMS, "verify_exp": False, "verify_iat": False},
-            )
-            read = Claims(
-                UUID(claims["sub"]),
-                UUID(claims["jti"]),
-                UUID(claims["fam"]) if "fam" in claims else None,
-                frozenset(str(claims.get("scope", "")).split()),
-                datetime.fromtimestamp(claims["exp"], UTC),
-            )
-        except (jwt.PyJWTError, ValueError, TypeError, AttributeError, OverflowError):
-            raise Unauthenticated("the access token is not valid") from None
-        if read.expires_at <= self._clock.now():
-            raise Unauthenticated("the access token has expired")
-        return read
+    async def _claims(self, token: str) -> Claims:
+        now = self._clock.now()
+        return await self._issuers.read(token, now=now) or self._keys.read(token, now=now)
 
     def _digest(self, token: str) -> bytes:
         return agents.digest(token, self._pepper)
+
+
+async def _agent_of(tx: Tx, claims: Claims) -> Agent | None:
+    if claims.subject is not None:
+        return await agents.by_subject(tx, claims.subject, jti=claims.jti)
+    assert claims.agent_id is not None  # a token of our own names its agent
+    agent = await agents.by_token(tx, claims.agent_id, jti=claims.jti, family=claims.family)
+    return None if agent is None else _narrow(agent, claims.scopes or frozenset())
 
 
 def _narrow(agent: Agent, scopes: frozenset[str]) -> Agent:

@@ -28,6 +28,7 @@ KEY_PREFIX = "ord_"
 REFRESH_PREFIX = "orr_"
 SHOWN = 12  # characters of a key that stay visible
 NAME_UNIQUE = "agent_name_unique"
+SUBJECT_UNIQUE = "agent_subject_unique"
 
 AgentStatus = Literal["active", "disabled"]
 
@@ -40,6 +41,7 @@ class AgentRecord:
     name: str
     scopes: tuple[str, ...]
     status: AgentStatus
+    subject: str | None
     created_at: datetime
     updated_at: datetime
 
@@ -108,9 +110,11 @@ async def bootstrap(tx: Tx, *, name: str, api_key: str, pepper: bytes) -> Agent:
     return _agent(*row)
 
 
-async def insert(tx: Tx, *, name: str, scopes: tuple[str, ...]) -> AgentRecord:
-    """Store a new agent; raises :class:`Conflict` when the name is taken."""
-    values = {"id": uuid7(), "name": name, "scopes": sorted(set(scopes))}
+async def insert(
+    tx: Tx, *, name: str, scopes: tuple[str, ...], subject: str | None = None
+) -> AgentRecord:
+    """Store a new agent; raises :class:`Conflict` when its name or subject is taken."""
+    values = {"id": uuid7(), "name": name, "scopes": sorted(set(scopes)), "subject": subject}
     try:
         cursor = await tx.execute(SQL["insert"], values)
     except UniqueViolation as error:
@@ -131,10 +135,22 @@ async def page(tx: Tx, *, limit: int, before: UUID | None = None) -> list[AgentR
 
 
 async def update(
-    tx: Tx, agent_id: UUID, *, name: str, scopes: tuple[str, ...], status: AgentStatus
+    tx: Tx,
+    agent_id: UUID,
+    *,
+    name: str,
+    scopes: tuple[str, ...],
+    status: AgentStatus,
+    subject: str | None,
 ) -> AgentRecord:
     """Replace what may change of an agent."""
-    values = {"id": agent_id, "name": name, "scopes": sorted(set(scopes)), "status": status}
+    values = {
+        "id": agent_id,
+        "name": name,
+        "scopes": sorted(set(scopes)),
+        "status": status,
+        "subject": subject,
+    }
     try:
         cursor = await tx.execute(SQL["update"], values)
     except UniqueViolation as error:
@@ -181,6 +197,13 @@ async def by_key(tx: Tx, hashed: bytes, *, now: datetime) -> Agent | None:
 async def by_token(tx: Tx, agent_id: UUID, *, jti: UUID, family: UUID | None) -> Agent | None:
     """Return the agent of an access token that was not revoked."""
     cursor = await tx.execute(SQL["by_token"], {"id": agent_id, "jti": jti, "family": family})
+    row = await cursor.fetchone()
+    return None if row is None else _agent(*row)
+
+
+async def by_subject(tx: Tx, subject: str, *, jti: UUID) -> Agent | None:
+    """Return the agent that another issuer's access token speaks of, unless it was revoked."""
+    cursor = await tx.execute(SQL["by_subject"], {"subject": subject, "jti": jti})
     row = await cursor.fetchone()
     return None if row is None else _agent(*row)
 
@@ -257,8 +280,8 @@ async def _insert_key(
 def _one(row: tuple[object, ...] | None) -> AgentRecord:
     if row is None:
         raise NotFound("no such agent")
-    agent_id, name, scopes, status, created_at, updated_at = row
-    return AgentRecord(agent_id, name, tuple(scopes), status, created_at, updated_at)  # type: ignore
+    agent_id, name, scopes, *rest = row
+    return AgentRecord(agent_id, name, tuple(scopes), *rest)  # type: ignore
 
 
 def _agent(agent_id: UUID, name: str, scopes: list[str], status: AgentStatus) -> Agent:
@@ -268,4 +291,6 @@ def _agent(agent_id: UUID, name: str, scopes: list[str], status: AgentStatus) ->
 def _named_twice(error: UniqueViolation, name: str) -> Exception:
     if error.diag.constraint_name == NAME_UNIQUE:
         return Conflict(f"there is an agent named {name!r} already")
+    if error.diag.constraint_name == SUBJECT_UNIQUE:
+        return Conflict("there is an agent with this subject already")
     return error

@@ -12,6 +12,9 @@ from ordinaut.api.scopes import check_scope
 
 Scope: TypeAlias = Annotated[str, StringConstraints(max_length=200), AfterValidator(check_scope)]
 Scopes: TypeAlias = Annotated[list[Scope], Field(max_length=100)]
+Subject: TypeAlias = Annotated[
+    str, StringConstraints(min_length=3, max_length=500, pattern=r"^[^|\s]+\|\S[^\n\r]*$")
+]
 Credential: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 
 
@@ -20,6 +23,7 @@ class AgentIn(Body):
 
     name: Name
     scopes: Scopes = Field(default_factory=list)
+    subject: Subject | None = None
 
 
 class AgentPatch(Body):
@@ -28,6 +32,7 @@ class AgentPatch(Body):
     name: Name = ""
     scopes: Scopes = Field(default_factory=list)
     status: Literal["active", "disabled"] = "active"
+    subject: Subject | None = None
 
 
 class AgentOut(Answer):
@@ -37,6 +42,7 @@ class AgentOut(Answer):
     name: str
     scopes: list[str]
     status: Literal["active", "disabled"]
+    subject: str | None
     created_at: Instant
     updated_at: Instant
 

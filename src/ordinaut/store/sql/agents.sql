@@ -1,22 +1,22 @@
 -- name: insert
-INSERT INTO agent (id, name, scopes)
-VALUES (%(id)s, %(name)s, %(scopes)s)
-RETURNING id, name, scopes, status, created_at, updated_at;
+INSERT INTO agent (id, name, scopes, subject)
+VALUES (%(id)s, %(name)s, %(scopes)s, %(subject)s)
+RETURNING id, name, scopes, status, subject, created_at, updated_at;
 
 -- name: get
-SELECT id, name, scopes, status, created_at, updated_at
+SELECT id, name, scopes, status, subject, created_at, updated_at
   FROM agent
  WHERE id = %(id)s AND deleted_at IS NULL;
 
 -- name: lock
 -- Read an agent that is about to change; a second writer waits.
-SELECT id, name, scopes, status, created_at, updated_at
+SELECT id, name, scopes, status, subject, created_at, updated_at
   FROM agent
  WHERE id = %(id)s AND deleted_at IS NULL
    FOR UPDATE;
 
 -- name: page
-SELECT id, name, scopes, status, created_at, updated_at
+SELECT id, name, scopes, status, subject, created_at, updated_at
   FROM agent
  WHERE deleted_at IS NULL
    AND (%(before)s::uuid IS NULL OR id < %(before)s)
@@ -25,9 +25,10 @@ SELECT id, name, scopes, status, created_at, updated_at
 
 -- name: update
 UPDATE agent
-   SET name = %(name)s, scopes = %(scopes)s, status = %(status)s, updated_at = now()
+   SET name = %(name)s, scopes = %(scopes)s, status = %(status)s, subject = %(subject)s,
+       updated_at = now()
  WHERE id = %(id)s
-RETURNING id, name, scopes, status, created_at, updated_at;
+RETURNING id, name, scopes, status, subject, created_at, updated_at;
 
 -- name: delete
 -- The row stays, since tasks and the audit log point at it; its name becomes free.
@@ -37,7 +38,8 @@ WITH keys AS (
     UPDATE refresh_token SET revoked_at = now() WHERE agent_id = %(id)s AND revoked_at IS NULL
 )
 UPDATE agent
-   SET deleted_at = now(), updated_at = now(), status = 'disabled', name = name || ' ' || id
+   SET deleted_at = now(), updated_at = now(), status = 'disabled', name = name || ' ' || id,
+       subject = NULL
  WHERE id = %(id)s;
 
 -- name: insert_key
@@ -86,6 +88,15 @@ SELECT id, name, scopes, status
    AND NOT EXISTS (SELECT FROM revoked_token WHERE jti = %(jti)s)
    AND NOT EXISTS (
         SELECT FROM refresh_token WHERE family = %(family)s AND revoked_at IS NOT NULL);
+
+-- name: by_subject
+-- The agent of an access token that another issuer made, unless it is revoked.
+SELECT id, name, scopes, status
+  FROM agent
+ WHERE subject = %(subject)s
+   AND status = 'active'
+   AND deleted_at IS NULL
+   AND NOT EXISTS (SELECT FROM revoked_token WHERE jti = %(jti)s);
 
 -- name: insert_refresh
 INSERT INTO refresh_token (id, family, agent_id, digest, created_at, expires_at)
