@@ -11,7 +11,7 @@ from uuid import UUID
 
 from ordinaut.api.dependencies import Work
 from ordinaut.api.schemas.agents import AgentIn, AgentPatch, KeyIn
-from ordinaut.api.scopes import check_grant
+from ordinaut.api.scopes import check_grant, of_roles
 from ordinaut.errors import InvalidInput
 from ordinaut.model import Json
 from ordinaut.store import agents, audit
@@ -21,8 +21,9 @@ from ordinaut.store.database import Tx
 
 async def create(tx: Tx, work: Work, body: AgentIn) -> tuple[AgentRecord, str]:
     """Make an agent with its first key."""
-    check_grant(work.agent, body.scopes)
-    agent = await agents.insert(tx, name=body.name, scopes=tuple(body.scopes), subject=body.subject)
+    scopes = {*body.scopes, *of_roles(body.roles)}
+    check_grant(work.agent, scopes)
+    agent = await agents.insert(tx, name=body.name, scopes=tuple(scopes), subject=body.subject)
     pepper = agents.pepper(work.parts.settings)
     _, api_key = await agents.add_key(tx, agent.id, name="first", pepper=pepper)
     await _note(tx, work, "create", agent.id, after=_shown(agent))
@@ -33,6 +34,8 @@ async def change(tx: Tx, work: Work, agent_id: UUID, body: AgentPatch) -> AgentR
     """Change the fields that were given."""
     before = await _locked(tx, agent_id, work)
     given = body.model_dump(exclude_unset=True)
+    if "roles" in given:
+        given["scopes"] = {*given.get("scopes", ()), *of_roles(given["roles"])}
     check_grant(work.agent, given.get("scopes", ()))
     after = await agents.update(
         tx,

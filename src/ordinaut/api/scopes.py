@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from ordinaut.engine.nearest import hint
@@ -29,6 +29,17 @@ KNOWN: Final = (
     "admin",
 )
 
+# Sets of scopes by name, for who does not want to choose one by one.
+ROLES: Final[Mapping[str, tuple[str, ...]]] = {
+    "viewer": ("tasks:read", "runs:read", "events:read"),
+    "author": (*OWNED, "events:publish"),
+    "operator": (
+        *(f"{scope}:all" for scope in OWNED if not scope.startswith("secrets:")),
+        "system:read",
+    ),
+    "administrator": ("admin",),
+}
+
 APPROVE: Final = "approve:"
 
 _EXTENSION = re.compile(
@@ -42,6 +53,11 @@ def check_scope(scope: str) -> str:
     if scope in KNOWN or _EXTENSION.match(scope) or _APPROVAL.match(scope):
         return scope
     raise ValueError(f"unknown scope {scope!r}{hint(scope, KNOWN)}")
+
+
+def of_roles(roles: Iterable[str]) -> set[str]:
+    """Return the scopes that roles stand for."""
+    return {scope for role in roles for scope in ROLES[role]}
 
 
 def of_approval(word: str) -> str:

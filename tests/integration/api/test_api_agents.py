@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
+from typing import get_args
 
 import httpx2
+import pytest
 
 from calling import TASK, AgentOf, ClientOf, act, assert_problem, create
+from ordinaut.api.schemas.agents import Role
+from ordinaut.api.scopes import KNOWN, ROLES
 from ordinaut.clock import TravelClock
 from ordinaut.config import Settings
 from ordinaut.model import uuid7
@@ -171,3 +176,34 @@ async def test_the_audit_log_of_others_is_for_administrators(
     assert [entry["entity_id"] for entry in own] == [task["id"]]
     assert (await watcher.client.get("/audit", params=others)).json()["items"] == own
     assert len((await admin.get("/audit")).json()["items"]) == 2
+
+
+async def test_roles_stand_for_scopes(agent: AgentOf) -> None:
+    root = await agent("admin")
+    made = await root.client.post(
+        "/agents", json={"name": "ana", "roles": ["viewer"], "scopes": ["system:read"]}
+    )
+    assert made.json()["scopes"] == ["events:read", "runs:read", "system:read", "tasks:read"]
+
+    changed = await root.client.patch(f"/agents/{made.json()['id']}", json={"roles": ["author"]})
+    assert set(changed.json()["scopes"]) == set(ROLES["author"])
+    unknown = await root.client.post("/agents", json={"name": "x", "roles": ["root"]})
+    assert_problem(unknown, status=422)
+
+
+@pytest.mark.parametrize("role", ["operator", "administrator"])
+async def test_nobody_gives_a_role_that_is_more_than_he_holds(agent: AgentOf, role: str) -> None:
+    clerk = await agent("agents:admin", *ROLES["author"])
+    assert (await clerk.client.post("/agents", json={"name": "a", "roles": ["author"]})).is_success
+
+    answer = await clerk.client.post("/agents", json={"name": "b", "roles": [role]})
+
+    assert_problem(answer, status=403)
+
+
+def test_roles_hold_scopes_that_exist_and_are_documented() -> None:
+    assert set(get_args(Role)) == ROLES.keys()
+    for scopes in ROLES.values():
+        assert set(scopes) <= set(KNOWN)
+    page = (Path(__file__).parents[3] / "docs/guides/api.md").read_text()
+    assert all(f"| `{role}` |" in page for role in ROLES)

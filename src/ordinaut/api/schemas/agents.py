@@ -12,6 +12,7 @@ from ordinaut.api.scopes import check_scope
 
 Scope: TypeAlias = Annotated[str, StringConstraints(max_length=200), AfterValidator(check_scope)]
 Scopes: TypeAlias = Annotated[list[Scope], Field(max_length=100)]
+Role: TypeAlias = Literal["viewer", "author", "operator", "administrator"]
 Subject: TypeAlias = Annotated[
     str, StringConstraints(min_length=3, max_length=500, pattern=r"^[^|\s]+\|\S[^\n\r]*$")
 ]
@@ -19,18 +20,20 @@ Credential: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_lengt
 
 
 class AgentIn(Body):
-    """A new agent."""
+    """A new agent; its scopes are those that are named and those of the roles."""
 
     name: Name
     scopes: Scopes = Field(default_factory=list)
+    roles: Annotated[list[Role], Field(max_length=10)] = Field(default_factory=list)
     subject: Subject | None = None
 
 
 class AgentPatch(Body):
-    """What changes of an agent; what is left out stays."""
+    """What changes of an agent; what is left out stays. Roles stand for their scopes."""
 
     name: Name = ""
     scopes: Scopes = Field(default_factory=list)
+    roles: Annotated[list[Role], Field(max_length=10)] = Field(default_factory=list)
     status: Literal["active", "disabled"] = "active"
     subject: Subject | None = None
 
