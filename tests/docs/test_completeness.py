@@ -190,7 +190,7 @@ def test_every_command_and_option_is_documented() -> None:
 
 async def catalogue() -> dict[str, Any]:
     built_in = [one for one in discover() if one.source == "built_in"]
-    options = {id: {"enabled": "true"} for id in ("shell", "ray")}
+    options = {id: {"enabled": "true"} for id in ("shell", "ray", "mcp_client")}
     settings = SETTINGS.model_copy(update={"ext_options": options})
     async with ExtensionHost(settings, found=built_in) as host:
         return {tool["name"]: tool for tool in host.tools.catalogue()}

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from ordinaut.errors import ToolError
+from ordinaut.errors import EffectUnknown, ToolError
 from ordinaut.testing import ExtensionKit, extension_kit
 
 
@@ -154,3 +155,38 @@ async def test_calls_share_a_few_connections(kit: ExtensionKit) -> None:
         *(query(kit, "SELECT pg_backend_pid() AS pid, pg_sleep(0.01)") for _ in range(50))
     )
     assert len({answer["rows"][0]["pid"] for answer in answers}) <= 5
+
+
+async def test_a_change_whose_answer_was_lost_is_for_a_person(empty_database_url: str) -> None:
+    place = conninfo_to_dict(empty_database_url)
+    host, port = str(place["host"]), place.get("port", 5432)
+
+    async def forward(reading: asyncio.StreamReader, writing: asyncio.StreamWriter) -> None:
+        while data := await reading.read(65536):
+            if b"pg_sleep" in data:
+                break  # what the server was told, or not, the client never learns
+            writing.write(data)
+        writing.close()
+
+    async def between(reading: asyncio.StreamReader, writing: asyncio.StreamWriter) -> None:
+        if host.startswith("/"):
+            there = await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
+        else:
+            there = await asyncio.open_connection(host, int(str(port)))
+        ways = forward(reading, there[1]), forward(there[0], writing)
+        done, _ = await asyncio.wait(
+            [asyncio.ensure_future(way) for way in ways], return_when=asyncio.FIRST_COMPLETED
+        )
+        assert done
+        writing.close()
+        there[1].close()
+
+    server = await asyncio.start_server(between, "127.0.0.1", 0)
+    own = {"host": "127.0.0.1", "port": server.sockets[0].getsockname()[1], "sslmode": "disable"}
+    databases = json.dumps({"shop": make_conninfo(empty_database_url, **own)})
+    async with server, extension_kit("sql", config={"databases": databases}) as kit:
+        with pytest.raises(EffectUnknown, match="may or may not have happened"):
+            await execute(kit, "SELECT pg_sleep(0)")
+        with pytest.raises(ToolError) as passing:
+            await query(kit, "SELECT pg_sleep(0)")
+    assert passing.value.retryable

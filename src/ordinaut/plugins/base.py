@@ -21,7 +21,13 @@ from fastapi import APIRouter, FastAPI
 
 from ordinaut.engine.signature import ToolFunction
 from ordinaut.engine.tool import Progress, Tool, ToolContext
-from ordinaut.errors import CapabilityDenied, ExtensionError, OrdinautError, ToolError
+from ordinaut.errors import (
+    CapabilityDenied,
+    EffectUnknown,
+    ExtensionError,
+    OrdinautError,
+    ToolError,
+)
 from ordinaut.model import Effect, Json
 from ordinaut.plugins.search import search
 from ordinaut.telemetry import logger
@@ -33,6 +39,7 @@ __all__ = [
     "CapabilityDenied",
     "Context",
     "Effect",
+    "EffectUnknown",
     "Events",
     "Extension",
     "ExtensionError",
@@ -111,8 +118,12 @@ class Tools(Protocol):
 
         ``fn`` takes its arguments by keyword; a parameter ``context`` gets the
         :class:`ToolContext`. It may be async, sync (it then runs in a thread) or an async
-        generator that yields :class:`Progress` and at last the output.
+        generator that yields :class:`Progress` and at last the output. It may be registered
+        later than in ``setup``: what another system offers is known only when it answers.
         """
+
+    def unregister(self, name: str) -> None:
+        """Take a tool away; runs that reach a step of it wait for its return, as in a deploy."""
 
 
 class Events(Protocol):

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ordinaut.engine.registry import ToolRegistry
 from ordinaut.engine.signature import ToolFunction
+from ordinaut.engine.tool import Tool
 from ordinaut.errors import CapabilityDenied, ExtensionError
 from ordinaut.model import Effect, Json
 from ordinaut.plugins.base import Capability
@@ -49,14 +50,16 @@ class ToolFacade:
     """``tool_registry``: collects tools under the extension's own names.
 
     They enter the registry of the process when :meth:`commit` is called, so an extension that
-    fails half-way leaves none behind.
+    fails half-way leaves none behind; later ones enter it at once, until :meth:`withdraw`.
     """
 
     def __init__(self, manifest: Manifest, home: Home) -> None:
         self._manifest = manifest
         self._home = home
         self._staged = ToolRegistry()
-        self._pending: list[Callable[[ToolRegistry], object]] = []
+        self._pending: list[functools.partial[Tool]] = []
+        self._registry: ToolRegistry | None = None
+        self._withdrawn = False
 
     def register(
         self,
@@ -81,16 +84,41 @@ class ToolFacade:
             timeout=timeout,
             examples=examples,
         )
+        if self._withdrawn:
+            raise ExtensionError(f"extension {self._manifest.id!r} is stopped")
+        if self._registry is not None:
+            add(self._registry)
+        else:
+            self._pending.append(add)
         add(self._staged)
-        self._pending.append(add)
 
-    def commit(self, registry: ToolRegistry) -> tuple[str, ...]:
-        """Enter all tools into ``registry``, or none; return their names."""
+    def unregister(self, name: str) -> None:
+        full = self._full_name(name)
+        if full not in self._staged:
+            return
+        self._staged.unregister(full)
+        if self._registry is not None:
+            self._registry.unregister(full)
+        else:
+            self._pending = [add for add in self._pending if add.keywords["name"] != full]
+
+    def commit(self, registry: ToolRegistry) -> None:
+        """Enter all tools into ``registry``, or none."""
         taken = sorted(name for name in self._staged.names() if name in registry)
         if taken:
             raise ExtensionError(f"tool {taken[0]!r} is registered by another extension")
         for add in self._pending:
             add(registry)
+        self._registry = registry
+
+    def withdraw(self) -> None:
+        """Take all tools away, for good; harmless when repeated."""
+        self._withdrawn = True
+        for name in self.names():
+            self.unregister(name)
+
+    def names(self) -> tuple[str, ...]:
+        """Return the full names of the tools, sorted."""
         return self._staged.names()
 
     def _full_name(self, name: str) -> str:

@@ -64,7 +64,6 @@ class Member:
         self.reason = found.reason
         self.seconds: dict[str, float] = {}
         self.kit: Kit | None = None
-        self.tool_names: tuple[str, ...] = ()
         self.lifespan_state: Mapping[str, Any] = {}
         self.home = home
         self._offer = offer
@@ -79,6 +78,11 @@ class Member:
     def app(self) -> FastAPI | None:
         """The application that serves its routes, if it has any."""
         return self.kit.app if self.kit is not None else None
+
+    @property
+    def tool_names(self) -> tuple[str, ...]:
+        """The tools that it offers now."""
+        return self.kit.tools.names() if self.kit is not None and self.kit.tools else ()
 
     @property
     def manifest(self) -> Manifest:
@@ -153,7 +157,7 @@ class Member:
         self._extension, kit = await self.home.run(self._import)
         self.kit = kit
         if kit.tools is not None:
-            self.tool_names = kit.tools.commit(self._tools)
+            kit.tools.commit(self._tools)
         self.state = "loaded"
 
     async def _import(self) -> tuple[Extension, Kit]:
@@ -172,6 +176,5 @@ class Member:
 
     def _withdraw(self) -> None:
         self._life = None
-        for name in self.tool_names:
-            self._tools.unregister(name)
-        self.tool_names = ()
+        if self.kit is not None and self.kit.tools is not None:
+            self.kit.tools.withdraw()

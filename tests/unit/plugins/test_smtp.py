@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from ordinaut.errors import InvalidArguments, ToolError
+from ordinaut.errors import EffectUnknown, InvalidArguments, ToolError
 from ordinaut.model import uuid7
 from ordinaut.testing import ExtensionKit, extension_kit
 
@@ -163,8 +163,6 @@ async def test_recipients_that_are_refused_are_in_the_output(
         ("MAIL", "552 over quota", False),
         ("MAIL", "452 disk full", True),
         ("EHLO", "hang up", True),
-        ("DATA", "hang up", False),
-        (".", "hang up", False),
         (".", "554 looks like spam", False),
         (".", "451 greylisted", True),
     ],
@@ -177,6 +175,15 @@ async def test_who_knows_that_nothing_was_sent_may_try_again(
         await send(kit)
     assert failed.value.retryable is retryable
     assert server.mails == []
+
+
+@pytest.mark.parametrize("verb", ["DATA", "."])
+async def test_a_mail_whose_fate_is_not_known_is_for_a_person(
+    kit: ExtensionKit, server: MailServer, verb: str
+) -> None:
+    server.replies[verb] = "hang up"
+    with pytest.raises(EffectUnknown, match="may or may not have been sent"):
+        await send(kit)
 
 
 async def test_encryption_that_the_server_does_not_offer_is_an_error(server: MailServer) -> None:

@@ -13,7 +13,7 @@ from email.message import EmailMessage
 from email.utils import formatdate, getaddresses
 from typing import Any, Literal
 
-from ordinaut.plugins.base import Json, ToolContext, ToolError
+from ordinaut.plugins.base import EffectUnknown, Json, ToolContext, ToolError
 
 MAX_RECIPIENTS = 100
 
@@ -100,16 +100,16 @@ class MailServer:
         return message
 
     def _hand_over(self, message: EmailMessage, recipients: list[str]) -> dict[str, str]:
-        with self._explained("no mail was sent", lost=True):
+        with self._explained("no mail was sent", sent=False):
             server = self._connected()
         # From here on a broken connection leaves open whether the server took the mail.
-        with self._explained("it may or may not have been sent", lost=False), server:
+        with self._explained("it may or may not have been sent", sent=True), server:
             refused = server.send_message(message, to_addrs=recipients)
         return {address: _text(reply) for address, (_, reply) in refused.items()}
 
     @contextmanager
-    def _explained(self, consequence: str, *, lost: bool) -> Iterator[None]:
-        """Turn errors into :class:`ToolError`; ``lost`` says whether to retry a lost connection."""
+    def _explained(self, consequence: str, *, sent: bool) -> Iterator[None]:
+        """Turn errors into those of tools; what was ``sent`` may have arrived before a loss."""
         try:
             yield
         except smtplib.SMTPRecipientsRefused as error:
@@ -121,7 +121,7 @@ class MailServer:
             raise ToolError(f"{self.host}: {error}", retryable=False) from None
         except (OSError, smtplib.SMTPException) as error:
             text = f"{self.host}:{self.port}: {error}; {consequence}"
-            raise ToolError(text, retryable=lost) from None
+            raise (EffectUnknown(text) if sent else ToolError(text, retryable=True)) from None
 
     def _connected(self) -> smtplib.SMTP:
         secure = ssl.create_default_context()

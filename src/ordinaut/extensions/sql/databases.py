@@ -14,7 +14,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from ordinaut.plugins.base import Json, ToolError
+from ordinaut.plugins.base import EffectUnknown, Json, ToolError
 
 DEFAULT_ROWS = 1000
 MAX_ROWS = 10_000
@@ -119,6 +119,7 @@ class Databases:
         self, database: str, seconds: float, *, read_only: bool
     ) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
         pool = await self._pool(database)
+        sent = False
         try:
             async with pool.connection(timeout=CONNECT_TIMEOUT) as connection:
                 await connection.set_read_only(read_only)
@@ -127,11 +128,15 @@ class Databases:
                     await connection.execute(
                         "SELECT set_config('statement_timeout', %s, true)", (milliseconds,)
                     )
+                    sent = not read_only
                     yield connection
         except PoolTimeout:
             text = f"no connection to database {database!r} in {CONNECT_TIMEOUT:g} s"
             raise ToolError(text, retryable=True) from None
         except psycopg.Error as error:
+            if sent and _is_lost(error):
+                text = f"database {database!r}: {error}; it may or may not have happened"
+                raise EffectUnknown(text) from None
             raise _tool_error(database, error) from None
 
     async def _pool(self, database: str) -> AsyncConnectionPool:
@@ -208,6 +213,12 @@ def _tool_error(database: str, error: psycopg.Error) -> ToolError:
         retryable=_is_passing(error),
         details={"sqlstate": error.sqlstate or "", "detail": error.diag.message_detail or ""},
     )
+
+
+def _is_lost(error: psycopg.Error) -> bool:
+    """Tell whether the connection broke without a word of the server."""
+    broken = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return broken and error.sqlstate is None
 
 
 def _is_passing(error: psycopg.Error) -> bool:
