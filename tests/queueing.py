@@ -76,9 +76,12 @@ async def lease(
 
 def ended(held: Lease, **changes: Any) -> results.Ended:
     """Return the success of a run."""
+    earlier = results.encode_facts(
+        held, changes.get("steps", ()), announce=changes.get("announce", True)
+    )
     values: dict[str, Any] = {
         "lease": held, "status": "succeeded", "started_at": NOW, "finished_at": NOW,
-        **encoded(changes),
+        "earlier": earlier, **encoded(changes),
     }  # fmt: skip
     return results.Ended(**values)
 
@@ -123,7 +126,7 @@ async def rows(db: Database | Tx, query: str, *parameters: Any) -> list[tuple[An
 
 async def topics(db: Database, run_id: UUID) -> list[str]:
     """Return the topics of a run's events in their order."""
-    found = await rows(db, "SELECT topic FROM event WHERE run_id = %s ORDER BY seq", run_id)
+    found = await rows(db, "SELECT topic FROM fact WHERE run_id = %s ORDER BY seq", run_id)
     return [topic for (topic,) in found]
 
 

@@ -64,7 +64,7 @@ async def test_every_run_ends_once_although_the_database_crashes(tmp_path: Path)
             ]
             told = await rows(
                 db,
-                "SELECT topic, count(*), count(DISTINCT run_id) FROM event "
+                "SELECT topic, count(*), count(DISTINCT run_id) FROM fact "
                 "WHERE topic IN ('run.queued', 'run.succeeded') GROUP BY 1 ORDER BY 1",
             )
             assert told == [("run.queued", COUNT, COUNT), ("run.succeeded", COUNT, COUNT)]
@@ -72,7 +72,7 @@ async def test_every_run_ends_once_although_the_database_crashes(tmp_path: Path)
             assert steps == 2 * COUNT
             doubled = await rows(
                 db,
-                "SELECT count(*) FROM (SELECT 1 FROM event WHERE topic = 'step.succeeded' "
+                "SELECT count(*) FROM (SELECT 1 FROM fact WHERE topic = 'step.succeeded' "
                 "GROUP BY run_id, data ->> 'step_id' HAVING count(*) > 1) AS twice",
             )
             assert doubled == [(0,)]

@@ -70,7 +70,7 @@ async def test_the_run_of_a_killed_worker_goes_to_another(
         ("before", 1),
         ("nap", 1),
     ]
-    counted = await rows(db, "SELECT count(*) FROM event WHERE topic = 'step.succeeded'")
+    counted = await rows(db, "SELECT count(*) FROM fact WHERE topic = 'step.succeeded'")
     assert counted == [(2,)]
 
 
@@ -100,7 +100,7 @@ async def test_the_late_result_of_a_frozen_worker_is_refused(
             await until(told, what="the frozen worker learned that it lost its lease")
         frozen.send(signal.SIGTERM)
         assert frozen.wait() == 0
-    ends = await rows(db, "SELECT count(*) FROM event WHERE topic = 'run.succeeded'")
+    ends = await rows(db, "SELECT count(*) FROM fact WHERE topic = 'run.succeeded'")
     assert ends == [(1,)]
 
 
@@ -174,6 +174,6 @@ async def test_workers_that_die_under_load_lose_and_double_nothing(
     assert await rows(db, "SELECT status, count(*) FROM task_run GROUP BY 1") == [
         ("succeeded", count)
     ]
-    ends = await rows(db, "SELECT count(*), count(DISTINCT run_id) FROM event "
+    ends = await rows(db, "SELECT count(*), count(DISTINCT run_id) FROM fact "
                           "WHERE topic = 'run.succeeded'")  # fmt: skip
     assert ends == [(count, count)]

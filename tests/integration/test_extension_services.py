@@ -75,7 +75,7 @@ async def test_a_published_event_is_in_the_outbox_with_its_run(
 ) -> None:
     context = call_of()
     await call(host, "event.publish", context, topic="order.paid", payload={"n": 1})
-    found = await rows(db, "SELECT topic, data, run_id, task_id FROM event")
+    found = await rows(db, "SELECT topic, data, run_id, task_id FROM fact")
     assert found == [("order.paid", {"n": 1}, context.run_id, context.task_id)]
 
 
@@ -86,7 +86,7 @@ async def test_nobody_states_a_fact_of_the_core(
     with pytest.raises(ToolError, match="can not be published") as refused:
         await call(host, "event.publish", call_of(), topic=topic)
     assert not refused.value.retryable
-    assert await rows(db, "SELECT 1 FROM event") == []
+    assert await rows(db, "SELECT 1 FROM fact") == []
 
 
 async def test_a_task_is_run_once_however_often_the_call_is_repeated(

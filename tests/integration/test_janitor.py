@@ -103,7 +103,7 @@ async def test_events_that_were_not_relayed_are_kept_whatever_their_age(db: Data
         await journal.emit(tx, [Event("test.waiting", {})])
 
     await janitor.drop_history()
-    assert await rows(db, "SELECT count(*) FROM event") == [(1,)]
+    assert await rows(db, "SELECT count(*) FROM fact") == [(1,)]
 
     async with db.transaction() as tx:
         cursor = await journal.lock_cursor(tx, "relay")
@@ -111,7 +111,7 @@ async def test_events_that_were_not_relayed_are_kept_whatever_their_age(db: Data
         _, behind = await journal.read_fresh(tx, cursor, limit=10)
         await journal.save_cursor(tx, "relay", behind)
     await janitor.drop_history()
-    assert await rows(db, "SELECT count(*) FROM event") == [(0,)]
+    assert await rows(db, "SELECT count(*) FROM fact") == [(0,)]
 
 
 async def test_rows_that_nobody_needs_are_swept(db: Database):

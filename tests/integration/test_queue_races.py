@@ -181,7 +181,7 @@ async def test_an_occurrence_is_enqueued_once_by_racing_schedulers(
     await racing(database_url, schedule)
     assert len(made) == len(instants)
     assert await rows(db, "SELECT count(*) FROM due_work") == [(100,)]
-    assert await rows(db, "SELECT count(*) FROM event") == [(100,)]
+    assert await rows(db, "SELECT count(*) FROM fact") == [(100,)]
 
 
 async def test_a_cancel_and_a_settlement_end_a_run_once(db: Database, database_url: str) -> None:
@@ -203,7 +203,7 @@ async def test_a_cancel_and_a_settlement_end_a_run_once(db: Database, database_u
     await asyncio.gather(racing(database_url, take), cancel())
     [(ends, runs)] = await rows(
         db,
-        "SELECT count(*), count(DISTINCT run_id) FROM event "
+        "SELECT count(*), count(DISTINCT run_id) FROM fact "
         "WHERE topic IN ('run.succeeded', 'run.canceled')",
     )
     assert (ends, runs) == (200, 200)

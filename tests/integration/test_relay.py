@@ -20,7 +20,7 @@ from ordinaut.model import Event
 from ordinaut.scheduler.spine import CHECK_EVERY, CURSOR, Relay
 from ordinaut.store import journal
 from ordinaut.store.database import Database
-from relaying import publish, relay_all
+from relaying import number, publish, relay_all
 from ticking import START, rows
 
 
@@ -35,9 +35,9 @@ def relay_of(db: Database, bus: Bus, *, batch: int = 1_000) -> Relay:
 
 
 async def relayed(bus: Bus, stream: str = transport.EVENTS) -> list[int]:
-    """Return the ids in a stream, in its order."""
+    """Return the events in a stream, counted from 1, in its order."""
     found = await bus.tail(stream, after="0", block=0.001, limit=100_000)
-    return [int(message.fields["id"]) for message in found]
+    return [number(message.fields["id"]) for message in found]
 
 
 async def test_an_event_arrives_as_a_cloudevent(db: Database, bus: Bus):
@@ -51,7 +51,7 @@ async def test_an_event_arrives_as_a_cloudevent(db: Database, bus: Bus):
     assert orjson.loads(message.fields["data"]) == {"output": "ș"}
     assert {**message.fields, "data": None} == {
         "specversion": "1.0",
-        "id": "1",
+        "id": "1000",
         "source": "/ordinaut",
         "type": "run.succeeded",
         "subject": str(run),
@@ -237,7 +237,7 @@ async def test_a_database_that_was_restored_from_a_dump_is_relayed_on(
     """Another cluster counts its transactions from a lower number than the dumped one did."""
     await publish(db, 4)
     async with db.connection() as tx:
-        await tx.execute("UPDATE event SET xid = ((9000000 + seq)::text)::xid8")
+        await tx.execute("UPDATE event SET xid = ((9000000 + seq / 1000)::text)::xid8")
         await tx.execute("UPDATE event_cursor SET snapshot = '9000003:9000003:'")
     async with Database(database_url) as other, other.transaction() as late:
         await journal.emit(late, [Event("test.late", {})])

@@ -80,7 +80,7 @@ async def test_racing_ticks_enqueue_each_occurrence_once(db: Database, database_
 
     for task in tasks:
         assert await enqueued(db, task) == [after(minutes=n) for n in range(1, 11)]
-    assert await rows(db, "SELECT count(*) FROM event WHERE topic = 'run.queued'") == [(600,)]
+    assert await rows(db, "SELECT count(*) FROM fact WHERE topic = 'run.queued'") == [(600,)]
     assert sum(total > 0 for total in totals) > 1, "only one of the schedulers had work"
 
 

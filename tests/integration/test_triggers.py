@@ -214,9 +214,7 @@ async def test_a_task_ends_with_its_last_run(db: Database) -> None:
 
     assert await heard(db, task_id) == [0, 1, 0]
     assert await rows(db, "SELECT status FROM task WHERE id = %s", task_id) == [("completed",)]
-    assert await rows(db, "SELECT task_id FROM event WHERE topic = 'task.completed'") == [
-        (task_id,)
-    ]
+    assert await rows(db, "SELECT task_id FROM fact WHERE topic = 'task.completed'") == [(task_id,)]
 
 
 @pytest.mark.parametrize(
@@ -292,6 +290,6 @@ async def test_two_tasks_that_start_each_other_stop_and_say_why(db: Database) ->
     )
     assert (skipped, verdict) == (pong, "canceled")
     assert "16 runs that started each other" in reason
-    [(said,)] = await rows(db, "SELECT data ->> 'reason' FROM event WHERE topic = 'task.skipped'")
+    [(said,)] = await rows(db, "SELECT data ->> 'reason' FROM fact WHERE topic = 'task.skipped'")
     assert said == reason
     assert await heard(db, observer) == []

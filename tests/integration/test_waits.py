@@ -111,7 +111,7 @@ async def test_an_event_wakes_the_runs_that_wait_for_its_topic(db: Database) -> 
     await wake(db)
 
     output = await output_of(db, run_id)
-    [(seq,)] = await rows(db, "SELECT seq FROM event WHERE topic = 'order.paid'")
+    [(seq,)] = await rows(db, "SELECT seq FROM fact WHERE topic = 'order.paid'")
     assert (output["id"], output["topic"], output["payload"]) == (
         str(seq), "order.paid", {"total": 9},
     )  # fmt: skip

@@ -342,7 +342,7 @@ class QueueMachine(RuleBasedStateMachine):
         if not hasattr(self, "tx"):
             return
         told: dict[UUID, list[str]] = {run_id: [] for run_id in self.runs}
-        for run_id, topic in self.query("SELECT run_id, topic FROM event ORDER BY seq"):
+        for run_id, topic in self.query("SELECT run_id, topic FROM fact ORDER BY seq"):
             told[run_id].append(topic)
         assert told == {run_id: run.topics for run_id, run in self.runs.items()}
 

@@ -193,6 +193,7 @@ async def settle(tx: Tx, batch: Sequence[Ended], *, worker_id: UUID) -> set[UUID
         "outputs": array([e.output for e in batch]),
         "errors": array([e.error for e in batch]),
         "steps": array([e.steps for e in batch]),
+        "earlier": array([e.earlier for e in batch]),
         **_fence([e.lease for e in batch]),
     }
     rows = await _rows(tx, "settle", parameters)

@@ -21,7 +21,11 @@ JsonText: TypeAlias = str  # from encode() or encode_steps(); encoded early, its
 
 
 class Ended(NamedTuple):
-    """A run that is over. ``announce`` says that ``run.started`` is still to be written."""
+    """A run that is over.
+
+    ``announce`` says that nothing was written of this attempt yet, not even ``run.started``;
+    ``earlier`` are the events before the last one, as of :func:`encode_facts`.
+    """
 
     lease: Lease
     status: EndStatus
@@ -31,6 +35,7 @@ class Ended(NamedTuple):
     error: JsonText | None = None
     steps: JsonText = "[]"
     announce: bool = True
+    earlier: JsonText = "[]"
 
 
 class Parked(NamedTuple):
@@ -75,6 +80,23 @@ def encode_steps(records: Sequence[StepRecord]) -> JsonText:
             for s in records
         ]
     )
+
+
+def encode_facts(lease: Lease, records: Sequence[StepRecord], *, announce: bool) -> JsonText:
+    """Return the events of a run that ends but its last: its start, and what became of steps."""
+    facts: list[tuple[str, Json]] = []
+    if announce:
+        begun = {"attempt": lease.attempt, "scheduled_for": lease.scheduled_for}
+        facts.append(("run.started", begun))
+    for record in records:
+        if record.status in ("succeeded", "failed", "skipped"):
+            said: Json = {"step_id": record.step_id, "attempt": record.attempt}
+            if record.index is not None:
+                said["item"] = record.index
+            if record.error is not None:
+                said["error"] = record.error
+            facts.append((f"step.{record.status}", said))
+    return encode(facts)
 
 
 def array(values: Sequence[Any]) -> str:

@@ -122,7 +122,7 @@ class Execution:
             now=now,
             run_id=job.lease.id,
         )
-        steps, announce = results.encode_steps(outcome.steps), not job.announced
+        announce = not job.announced
         match decision:
             case Complete(output):
                 return Ended(
@@ -131,13 +131,17 @@ class Execution:
                     started_at=job.started_at or now,
                     finished_at=now,
                     output=None if output is None else results.encode(output),
-                    steps=steps,
+                    steps=results.encode_steps(outcome.steps),
                     announce=announce,
+                    earlier=results.encode_facts(job.lease, outcome.steps, announce=announce),
                 )
             case RetryAt(run_at, error):
-                text = results.encode(_error_of(outcome, error))
                 return Parked(
-                    lease=job.lease, run_at=run_at, error=text, steps=steps, announce=announce
+                    lease=job.lease,
+                    run_at=run_at,
+                    error=results.encode(_error_of(outcome, error)),
+                    steps=results.encode_steps(outcome.steps),
+                    announce=announce,
                 )
             case Suspend(run_at, waits):
                 wait = results.encode([{"step_id": w.step_id, **w.to_json()} for w in waits])
@@ -145,25 +149,31 @@ class Execution:
                     lease=job.lease,
                     run_at=run_at,
                     wait=wait,
-                    steps=steps,
+                    steps=results.encode_steps(outcome.steps),
                     announce=announce,
                 )
             case Fail(error):
-                return self.failed(job, _error_of(outcome, error), steps=steps)
+                return self.failed(job, _error_of(outcome, error), records=outcome.steps)
 
     def failed(
-        self, job: Job, error: Json, *, steps: str = "[]", status: results.EndStatus = "failed"
+        self,
+        job: Job,
+        error: Json,
+        *,
+        records: Sequence[StepRecord] = (),
+        status: results.EndStatus = "failed",
     ) -> Ended:
         """Return the end of a run that did not succeed."""
-        now = self._clock.now()
+        now, announce = self._clock.now(), not job.announced
         return Ended(
             lease=job.lease,
             status=status,
             started_at=job.started_at or now,
             finished_at=now,
             error=results.encode(error),
-            steps=steps,
-            announce=not job.announced,
+            steps=results.encode_steps(records),
+            announce=announce,
+            earlier=results.encode_facts(job.lease, records, announce=announce),
         )
 
     def canceled(self, job: Job) -> Ended:

@@ -28,7 +28,7 @@ from ordinaut.errors import LeaseLost, OrdinautError
 from ordinaut.model import Lease, StepRecord
 from ordinaut.store import queue
 from ordinaut.store.database import Tx
-from ordinaut.store.results import Checkpoint, Ended, Parked, encode, encode_steps
+from ordinaut.store.results import Checkpoint, Ended, Parked, encode, encode_facts, encode_steps
 from ordinaut.telemetry import emit, logger
 from ordinaut.workers.line import Line, is_passing, pause
 
@@ -274,6 +274,7 @@ def refused(item: Ended | Parked, text: str, *, at: datetime) -> Ended:
         finished_at=at,
         error=encode({"code": NotStorable.code, "message": text}),
         announce=item.announce,
+        earlier=encode_facts(item.lease, (), announce=item.announce),
     )
 
 

@@ -49,7 +49,7 @@ async def working(app: FastAPI, database_url: str) -> AsyncIterator[None]:
 
 async def told(db: Database, run_id: str) -> list[str]:
     """Return what the outbox says about a run since it waits."""
-    found = await rows(db, "SELECT topic FROM event WHERE run_id = %s ORDER BY seq", run_id)
+    found = await rows(db, "SELECT topic FROM fact WHERE run_id = %s ORDER BY seq", run_id)
     topics = [topic for (topic,) in found]
     return topics[topics.index("run.waiting") + 1 :]
 

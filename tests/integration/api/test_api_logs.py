@@ -163,7 +163,7 @@ async def test_a_run_tells_how_far_it_has_come(
     bench.go.set()
     await until_run(admin, run_id, "succeeded")
     told = await rows(
-        db, "SELECT data -> 'fraction' FROM event WHERE topic = 'run.progress' ORDER BY seq"
+        db, "SELECT data -> 'fraction' FROM fact WHERE topic = 'run.progress' ORDER BY seq"
     )
     assert told[-1] == (1,)
     assert (0.5,) in told

@@ -33,7 +33,7 @@ async def stored(db: Database) -> int:
     async with db.connection() as tx:
         cursor = await tx.execute(
             "SELECT (SELECT count(*) FROM task) + (SELECT count(*) FROM task_definition)"
-            " + (SELECT count(*) FROM schedule) + (SELECT count(*) FROM event)"
+            " + (SELECT count(*) FROM schedule) + (SELECT count(*) FROM fact)"
             " + (SELECT count(*) FROM audit_log)"
         )
         row = await cursor.fetchone()

@@ -315,7 +315,7 @@ async def test_a_batch_is_stored_whole(admin: httpx2.AsyncClient, db: Database) 
     items = answer.json()["items"]
     assert [item["title"] for item in items] == [str(n) for n in range(250)]
     assert (await admin.get(f"/tasks/{items[7]['id']}")).json() == items[7]
-    assert await rows(db, "SELECT count(*) FROM event WHERE topic = 'task.created'") == [(250,)]
+    assert await rows(db, "SELECT count(*) FROM fact WHERE topic = 'task.created'") == [(250,)]
 
 
 async def test_a_batch_with_one_bad_task_stores_none(

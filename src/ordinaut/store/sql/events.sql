@@ -7,8 +7,8 @@ RETURNING seq, occurred_at, topic, task_id, run_id, subject, data;
 -- Newest first. Who may not see everything sees the facts about own tasks and what was
 -- published, but not what the core says about others.
 SELECT seq, occurred_at, topic, task_id, run_id, subject, data
-  FROM event e
- WHERE (%(before)s::bigint IS NULL OR seq < %(before)s)
+  FROM fact e
+ WHERE (%(before)s::bigint IS NULL OR seq < %(before)s AND place < %(before)s + 1000)
    AND (%(topic)s::text IS NULL OR topic ~ %(topic)s)
    AND (%(subject)s::text IS NULL OR subject = %(subject)s)
    AND (%(task_id)s::uuid IS NULL OR task_id = %(task_id)s)
@@ -18,13 +18,13 @@ SELECT seq, occurred_at, topic, task_id, run_id, subject, data
    AND (%(owner)s::uuid IS NULL
         OR EXISTS (SELECT FROM task t WHERE t.id = e.task_id AND t.created_by = %(owner)s)
         OR (e.task_id IS NULL AND split_part(e.topic, '.', 1) <> ALL(%(reserved)s)))
- ORDER BY seq DESC
+ ORDER BY place DESC, seq DESC
  LIMIT %(limit)s;
 
 -- name: topics
 -- What was spoken of since an instant, how often, and when last.
 SELECT topic, count(*), max(occurred_at)
-  FROM event e
+  FROM fact e
  WHERE occurred_at >= %(since)s
    AND (%(owner)s::uuid IS NULL
         OR EXISTS (SELECT FROM task t WHERE t.id = e.task_id AND t.created_by = %(owner)s)

@@ -7,7 +7,7 @@ SELECT pg_current_snapshot()::text;
 SELECT pg_current_snapshot()::text,
        coalesce((SELECT jsonb_object_agg(topic, n)
                    FROM (SELECT topic, count(*) AS n
-                           FROM event
+                           FROM fact
                           WHERE xid >= pg_snapshot_xmin(%(seen)s::pg_snapshot)
                             AND NOT pg_visible_in_snapshot(xid, %(seen)s::pg_snapshot)
                             AND topic LIKE 'run.%%'

@@ -13,14 +13,14 @@ SELECT pg_notify('ordinaut_event', '');
 -- name: read_events
 -- One page of the outbox, newest first, for a person who asks what happened.
 SELECT seq, occurred_at, topic, task_id, run_id, subject, data
-  FROM event
- WHERE (%(before)s::bigint IS NULL OR seq < %(before)s)
+  FROM fact
+ WHERE (%(before)s::bigint IS NULL OR seq < %(before)s AND place < %(before)s + 1000)
    AND (%(topic)s::text IS NULL OR topic ~ %(topic)s)
    AND (%(subject)s::text IS NULL OR subject = %(subject)s)
    AND (%(task_id)s::uuid IS NULL OR task_id = %(task_id)s)
    AND (%(since)s::timestamptz IS NULL OR occurred_at >= %(since)s)
    AND (%(until)s::timestamptz IS NULL OR occurred_at < %(until)s)
- ORDER BY seq DESC
+ ORDER BY place DESC, seq DESC
  LIMIT %(limit)s;
 
 -- name: lock_cursor
@@ -60,9 +60,10 @@ RETURNING snapshot::text;
 
 -- name: fresh
 -- What was committed since the cursor's snapshot: what came after it or was in progress then.
+-- Not in the order of place, or the planner may walk through the whole outbox to find it.
 SELECT (SELECT pg_current_snapshot()::text),
        seq, occurred_at, topic, task_id, run_id, subject, data::text
-  FROM event
+  FROM fact
  WHERE xid >= pg_snapshot_xmax(%(snapshot)s::pg_snapshot)
     OR xid = ANY(ARRAY(SELECT pg_snapshot_xip(%(snapshot)s::pg_snapshot)))
  ORDER BY seq LIMIT %(limit)s;
@@ -70,11 +71,11 @@ SELECT (SELECT pg_current_snapshot()::text),
 -- name: backlog
 -- The next events of a round that is too big for one batch, in the order of the sequence.
 SELECT seq, occurred_at, topic, task_id, run_id, subject, data::text
-  FROM event
- WHERE seq > %(seq)s
+  FROM fact
+ WHERE place > %(seq)s AND seq > %(seq)s
    AND pg_visible_in_snapshot(xid, %(target)s::pg_snapshot)
    AND NOT pg_visible_in_snapshot(xid, %(snapshot)s::pg_snapshot)
- ORDER BY seq LIMIT %(limit)s;
+ ORDER BY place, seq LIMIT %(limit)s;
 
 -- name: save_cursor
 -- Move the cursor, unless to a place that this database has never seen.
@@ -94,8 +95,8 @@ SELECT coalesce(
 -- name: refill
 -- Events that the cursor has already passed, for a Redis that lost them.
 SELECT seq, occurred_at, topic, task_id, run_id, subject, data::text
-  FROM event
- WHERE seq > %(after)s
+  FROM fact
+ WHERE place > %(after)s AND seq > %(after)s
    AND (pg_visible_in_snapshot(xid, %(snapshot)s::pg_snapshot)
         OR seq <= %(seq)s AND pg_visible_in_snapshot(xid, %(target)s::pg_snapshot))
- ORDER BY seq LIMIT %(limit)s;
+ ORDER BY place, seq LIMIT %(limit)s;

@@ -161,25 +161,26 @@ SELECT id, cancel_requested FROM back;
 
 -- name: settle
 -- End runs that are still ours: out of the queue, into the history, with steps and events.
--- What has no checkpoint yet can not conflict with one, and is inserted without asking. The
+-- What has no checkpoint yet can not conflict with one, and is inserted without asking. What a
+-- run has to say goes into one row of the outbox while there is room below its place. The
 -- answer is empty when all were ours, else those that were.
 WITH ended AS (
     DELETE FROM due_work AS w
      USING unnest(
            %(ids)s::uuid[], %(tokens)s::integer[], %(announce)s::boolean[],
            %(statuses)s::text[], %(started_ats)s::float8[], %(finished_ats)s::float8[],
-           %(outputs)s::text[], %(errors)s::text[], %(steps)s::text[])
-           AS given (id, token, announce, status, started_at, finished_at, output, error, steps)
+           %(outputs)s::text[], %(errors)s::text[], %(steps)s::text[], %(earlier)s::text[])
+           AS given (id, token, announce, status, started_at, finished_at, output, error, steps,
+                     earlier)
      WHERE w.id = given.id AND w.lease_token = given.token AND w.locked_by = %(worker_id)s
     RETURNING w.id, w.task_id, w.task_version, w.scheduled_for, w.run_at, w.trigger, w.attempt,
-              w.lease_token, w.payload, given.status, given.announce,
-              given.announce AND NOT w.resumed AS fresh,
+              w.lease_token, w.payload, given.status, given.announce AND NOT w.resumed AS fresh,
               to_timestamp(given.started_at) AS started_at,
               to_timestamp(given.finished_at) AS finished_at,
-              given.output::jsonb, given.error::jsonb, given.steps::jsonb,
+              given.output::jsonb, given.error::jsonb, given.steps::jsonb, given.earlier::jsonb,
               jsonb_build_object('attempt', w.attempt, 'scheduled_for', w.scheduled_for) AS facts
 ), steps AS (
-    SELECT run.id AS run_id, run.task_id, run.fresh, one ->> 0 AS step_id,
+    SELECT run.id AS run_id, run.fresh, one ->> 0 AS step_id,
            (one -> 1)::integer AS item, one ->> 2 AS status, (one -> 3)::integer AS attempt,
            one ->> 4 AS uses, to_timestamp((one ->> 5)::float8) AS started_at,
            to_timestamp((one ->> 6)::float8) AS finished_at,
@@ -207,21 +208,15 @@ WITH ended AS (
            started_at = excluded.started_at, finished_at = excluded.finished_at,
            output = excluded.output, error = excluded.error
 ), noted AS (
-    INSERT INTO event (topic, task_id, run_id, data)
-    SELECT 'run.started', task_id, id, facts FROM ended WHERE announce
-    UNION ALL
-    SELECT 'step.' || status, task_id, run_id,
-           CASE WHEN item < 0 AND error IS NULL
-                THEN jsonb_build_object('step_id', step_id, 'attempt', attempt)
-                ELSE jsonb_strip_nulls(jsonb_build_object(
-                    'step_id', step_id, 'attempt', attempt, 'item', nullif(item, -1),
-                    'error', error)) END
-      FROM steps
-     WHERE status IN ('succeeded', 'failed', 'skipped')
+    INSERT INTO event (topic, task_id, run_id, data, earlier)
+    SELECT one ->> 0, task_id, id, one -> 1, NULL
+      FROM ended CROSS JOIN LATERAL jsonb_array_elements(earlier) AS one
+     WHERE jsonb_array_length(earlier) >= 1000
     UNION ALL
     SELECT 'run.' || status, task_id, id,
            CASE WHEN error IS NULL THEN facts
-                ELSE facts || jsonb_build_object('error', error) END
+                ELSE facts || jsonb_build_object('error', error) END,
+           CASE WHEN jsonb_array_length(earlier) BETWEEN 1 AND 999 THEN earlier END
       FROM ended
 )
 SELECT coalesce(array_agg(id), '{}') FROM ended

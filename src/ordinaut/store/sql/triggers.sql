@@ -36,7 +36,7 @@ SELECT seq, occurred_at, topic, task_id, run_id, subject, data,
            (SELECT coalesce(payload #>> '{event,depth}', payload ->> 'depth')
               FROM task_run AS r WHERE r.id = e.run_id),
            '0')::integer END
-  FROM event AS e
+  FROM fact AS e
  WHERE (xid >= pg_snapshot_xmax(%(snapshot)s::pg_snapshot)
         OR xid = ANY(ARRAY(SELECT pg_snapshot_xip(%(snapshot)s::pg_snapshot))))
    AND pg_visible_in_snapshot(xid, %(target)s::pg_snapshot)

@@ -83,10 +83,9 @@ UPDATE due_work SET hears = '{}' WHERE state = 'waiting' AND hears <> '{}';
 -- What was committed between two snapshots and somebody listens for, in the order of the outbox.
 -- A key is a topic, or for those with a wildcard the number of words: *3. Few topics are spoken
 -- of at a time, however many are listened for, so it is those that are looked up.
--- seq + 0 keeps the planner from walking through the whole outbox in its order.
 WITH spoken AS MATERIALIZED (
     SELECT DISTINCT topic
-      FROM event
+      FROM fact
      WHERE (xid >= pg_snapshot_xmax(%(snapshot)s::pg_snapshot)
             OR xid = ANY(ARRAY(SELECT pg_snapshot_xip(%(snapshot)s::pg_snapshot))))
        AND pg_visible_in_snapshot(xid, %(target)s::pg_snapshot)
@@ -100,25 +99,25 @@ WITH spoken AS MATERIALIZED (
                           SELECT '*' || cardinality(string_to_array(topic, '.')) FROM spoken)
 )
 SELECT seq, occurred_at, topic, task_id, run_id, subject, data,
-       (SELECT created_by FROM task AS t WHERE t.id = event.task_id)
-  FROM event
+       (SELECT created_by FROM task AS t WHERE t.id = fact.task_id)
+  FROM fact
  WHERE (xid >= pg_snapshot_xmax(%(snapshot)s::pg_snapshot)
         OR xid = ANY(ARRAY(SELECT pg_snapshot_xip(%(snapshot)s::pg_snapshot))))
    AND pg_visible_in_snapshot(xid, %(target)s::pg_snapshot)
    AND seq > %(after)s
    AND (topic IN (SELECT key FROM heard)
         OR '*' || cardinality(string_to_array(topic, '.')) IN (SELECT key FROM heard))
- ORDER BY seq + 0 LIMIT %(limit)s;
+ ORDER BY seq LIMIT %(limit)s;
 
 -- name: past
 -- What happened since an instant under these keys.
 SELECT seq, occurred_at, topic, task_id, run_id, subject, data,
-       (SELECT created_by FROM task AS t WHERE t.id = event.task_id)
-  FROM event
+       (SELECT created_by FROM task AS t WHERE t.id = fact.task_id)
+  FROM fact
  WHERE occurred_at >= %(since)s
-   AND seq > %(after)s
+   AND place > %(after)s AND seq > %(after)s
    AND (topic = ANY(%(keys)s) OR '*' || cardinality(string_to_array(topic, '.')) = ANY(%(keys)s))
- ORDER BY seq LIMIT %(limit)s;
+ ORDER BY place, seq LIMIT %(limit)s;
 
 -- name: unheard
 -- Runs that began to wait and were not looked at; some have their answer already, because it
