@@ -17,7 +17,6 @@ from ordinaut.scheduler.spine import Relay
 from ordinaut.store import journal
 from ordinaut.store.database import Database
 
-
 ROOM = 1_000  # places between one row of the outbox and the next
 
 

@@ -77,7 +77,8 @@ async def test_tasks_and_readers_find_what_was_said_first_by_its_topic(db: Datab
 
     async with db.connection() as tx:
         now = await triggers.take_place(tx)
-        assert before is not None and now is not None
+        assert before is not None
+        assert now is not None
         heard = await triggers.fresh(
             tx, ["step.skipped"], since=before.until, until=now.until, after=0, limit=10
         )

@@ -4,8 +4,8 @@ from importlib import resources
 
 from alembic import op
 
-revision = "0007_event_groups"
-down_revision = "0006_queue_index"
+revision = "0009_event_groups"
+down_revision = "0008_subject"
 
 
 def upgrade() -> None:
