@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
 from ordinaut import telemetry
+from ordinaut.api.dependencies import AGENT
 from ordinaut.api.json import dumps
 from ordinaut.errors import (
     Conflict,
@@ -140,6 +141,8 @@ async def _ours(request: Request, error: Exception) -> Response:
     status = status_of(error)
     if status is HTTPStatus.INTERNAL_SERVER_ERROR:
         return await _unexpected(request, error)
+    if isinstance(error, Unauthenticated | Forbidden | TooManyRequests):
+        _note_refusal(request, error)
     return problem(
         request,
         status,
@@ -148,6 +151,19 @@ async def _ours(request: Request, error: Exception) -> Response:
         errors=_problems(error),
         headers=_headers(error),
         position=_position(error),
+    )
+
+
+def _note_refusal(request: Request, error: OrdinautError) -> None:
+    agent = request.scope.get(AGENT)
+    log.warning(
+        "http.refused",
+        code=error.code,
+        reason=error.message,
+        method=request.method,
+        path=request.url.path,
+        address=request.client.host if request.client else "",
+        agent=str(agent.id) if agent else None,
     )
 
 

@@ -27,6 +27,8 @@ SECURITY_HEADERS: Final = {
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
     "cache-control": "no-store",
+    # Heeded where it came over TLS, which is the proxy's.
+    "strict-transport-security": "max-age=31536000",
 }
 
 _CLOSING = tuple((name.encode(), value.encode()) for name, value in SECURITY_HEADERS.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx2
@@ -245,3 +246,41 @@ async def test_who_sends_slowly_or_without_end_is_cut_off(
     assert half_a_body.result().startswith(b"HTTP/1.1 408 ")
     assert b"too large" in endless.result() or endless.result() == b""
     assert protocol.HEAD_SECONDS < 40
+
+
+SMUGGLED = b"\r\n0\r\n\r\nGET /health HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"content-length: 5\r\ntransfer-encoding: chunked\r\n",
+        b"transfer-encoding: chunked\r\ncontent-length: 5\r\n",
+        b"content-length: 5\r\ncontent-length: 6\r\n",
+        b"content-length: -1\r\n",
+        b"content-length: +5\r\n",
+        b"content-length: 0x5\r\n",
+        b"content-length: 99999999999999999999999\r\n",
+        b"transfer-encoding: xchunked\r\n",
+        b"transfer-encoding : chunked\r\n",
+        b"transfer-encoding: chunked\n\r\n",
+        b"x: a\r\n folded\r\n",
+        b"x: a\0b\r\n",
+        b": nameless\r\n",
+    ],
+)
+async def test_a_message_whose_end_is_in_doubt_is_refused(
+    shared_server: Server, headers: bytes
+) -> None:
+    head = b"POST /auth/token HTTP/1.1\r\nhost: x\r\n" + headers
+
+    answer = await answer_of(shared_server, head + SMUGGLED)
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.fixture(scope="module")
+async def shared_server(shared_url: str) -> AsyncIterator[Server]:
+    async with served(settings_of(shared_url), "") as server:
+        yield server

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import subprocess
+import sys
 from typing import Any
 
 import httpx2
@@ -129,6 +131,10 @@ async def test_answers_carry_the_closing_headers_and_a_request_id(client_of: Cli
         assert answer.headers["content-security-policy"].startswith("default-src 'none'")
         assert answer.headers["cache-control"] == "no-store"
         assert "server" not in answer.headers
+        assert answer.headers["strict-transport-security"] == "max-age=31536000"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+        assert "set-cookie" not in answer.headers
 
 
 async def test_other_origins_are_not_let_in(client_of: ClientOf) -> None:
@@ -230,3 +236,39 @@ async def test_an_unexpected_error_says_nothing_about_its_cause(
     assert "42" not in answer.text
     assert problem["instance"] == "/tasks"
     assert answer.headers["x-request-id"]
+
+
+async def test_refusals_are_logged_with_who_was_refused(
+    agent: AgentOf, client_of: ClientOf
+) -> None:
+    member = await agent("tasks:read")
+    with structlog.testing.capture_logs() as lines:
+        await client_of("ord_wrong").get("/tasks")
+        await member.client.get("/agents")
+
+    refused = [line for line in lines if line["event"] == "http.refused"]
+    assert [(line["code"], line["path"], line["agent"]) for line in refused] == [
+        ("unauthenticated", "/tasks", None),
+        ("forbidden", "/agents", member.id),
+    ]
+    assert all(line["address"] == "127.0.0.1" for line in refused)
+    assert "ord_wrong" not in str(refused)
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_what_is_logged_stays_on_its_line(as_json: bool) -> None:
+    script = (
+        "from ordinaut import telemetry\n"
+        f"telemetry.configure(level='info', as_json={as_json}, process='api')\n"
+        "telemetry.logger('x').warning('http.refused', path='/a\\nfake line\\x1b[2J\\r')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        env={"PYTHONPATH": ":".join(sys.path)},
+        timeout=60,
+        check=True,
+    )
+    assert done.stderr.count(b"\n") == 1
+    assert b"\x1b[2J" not in done.stderr
+    assert b"\r" not in done.stderr
