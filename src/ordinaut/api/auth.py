@@ -7,7 +7,7 @@ that is revoked anywhere is refused everywhere after that time at the latest.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
@@ -94,7 +94,8 @@ class Authenticator:
             if agent is None:
                 raise Unauthenticated("the API key is not valid")
             await _note(tx, agent, "auth.token", origin)
-            return await self._issue(tx, agent, family=uuid7())
+            began_at = self._clock.now()
+            return await self._issue(tx, agent, family=uuid7(), began_at=began_at)
 
     async def refresh(self, token: str, *, origin: Actor) -> Tokens:
         """Return new tokens for a refresh token, which is spent by that.
@@ -109,7 +110,7 @@ class Authenticator:
         async with self._db.transaction() as tx:
             use = await agents.use_refresh(tx, self._digest(token), now=now)
             if use is not None and use.valid and not use.reused:
-                return await self._issue(tx, use.agent, family=use.family)
+                return await self._issue(tx, use.agent, family=use.family, began_at=use.began_at)
             if use is not None and use.reused:
                 await agents.revoke_family(tx, use.family, now=now)
                 await _note(tx, use.agent, "auth.refresh_reused", origin)
@@ -158,28 +159,31 @@ class Authenticator:
         self._known[credential] = (self._clock.monotonic() + seconds, agent)
         return agent
 
-    async def _issue(self, tx: Tx, agent: Agent, *, family: UUID) -> Tokens:
+    async def _issue(self, tx: Tx, agent: Agent, *, family: UUID, began_at: datetime) -> Tokens:
         now = self._clock.now()
         settings = self._settings
+        oldest = began_at + timedelta(seconds=settings.session_seconds)
+        access_until = min(now + timedelta(seconds=settings.access_token_seconds), oldest)
         refresh = await agents.add_refresh(
             tx,
             agent.id,
             family=family,
+            began_at=began_at,
             pepper=self._pepper,
             now=now,
-            lifetime=timedelta(seconds=settings.refresh_token_seconds),
+            expires_at=min(now + timedelta(seconds=settings.refresh_token_seconds), oldest),
         )
         claims = {
             "iss": ISSUER,
             "aud": ISSUER,
             "sub": str(agent.id),
             "iat": now,
-            "exp": now + timedelta(seconds=settings.access_token_seconds),
+            "exp": access_until,
             "jti": str(uuid7()),
             "fam": str(family),
             "scope": " ".join(sorted(agent.scopes)),
         }
-        return Tokens(self._keys.sign(claims), refresh, settings.access_token_seconds)
+        return Tokens(self._keys.sign(claims), refresh, int((access_until - now).total_seconds()))
 
     async def _claims(self, token: str) -> Claims:
         now = self._clock.now()

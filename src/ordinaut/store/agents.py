@@ -11,7 +11,7 @@ import hmac
 import secrets
 import zlib
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
@@ -65,6 +65,7 @@ class RefreshUse:
     """What the use of a refresh token found."""
 
     family: UUID
+    began_at: datetime
     reused: bool
     valid: bool
     agent: Agent
@@ -209,9 +210,16 @@ async def by_subject(tx: Tx, subject: str, *, jti: UUID) -> Agent | None:
 
 
 async def add_refresh(
-    tx: Tx, agent_id: UUID, *, family: UUID, pepper: bytes, now: datetime, lifetime: timedelta
+    tx: Tx,
+    agent_id: UUID,
+    *,
+    family: UUID,
+    began_at: datetime,
+    pepper: bytes,
+    now: datetime,
+    expires_at: datetime,
 ) -> str:
-    """Store a refresh token of ``family`` and return it."""
+    """Store a refresh token of ``family``, which began at ``began_at``, and return it."""
     token = REFRESH_PREFIX + secrets.token_urlsafe(32)
     await tx.execute(
         SQL["insert_refresh"],
@@ -220,8 +228,9 @@ async def add_refresh(
             "family": family,
             "agent_id": agent_id,
             "digest": digest(token, pepper),
+            "began_at": began_at,
             "now": now,
-            "expires_at": now + lifetime,
+            "expires_at": expires_at,
         },
     )
     return token
@@ -233,8 +242,8 @@ async def use_refresh(tx: Tx, hashed: bytes, *, now: datetime) -> RefreshUse | N
     row = await cursor.fetchone()
     if row is None:
         return None
-    family, reused, valid, *agent = row
-    return RefreshUse(family, reused, valid, _agent(*agent))
+    family, began_at, reused, valid, *agent = row
+    return RefreshUse(family, began_at, reused, valid, _agent(*agent))
 
 
 async def revoke_family(tx: Tx, family: UUID, *, now: datetime) -> None:

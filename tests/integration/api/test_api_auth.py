@@ -11,7 +11,17 @@ import httpx2
 import jwt
 import pytest
 
-from calling import AgentOf, ClientOf, act, assert_problem, client_to, rows, started
+from calling import (
+    AgentOf,
+    ClientOf,
+    act,
+    assert_problem,
+    client_to,
+    make_agent,
+    rows,
+    settings_of,
+    started,
+)
 from ordinaut.api.auth import CACHE_SECONDS
 from ordinaut.clock import TravelClock
 from ordinaut.config import Settings
@@ -211,6 +221,31 @@ async def test_a_refresh_token_used_twice_ends_its_whole_family(
     noted = await rows(db, "SELECT count(*) FROM audit_log WHERE action = 'auth.refresh_reused'")
     assert noted == [(1,)]
     assert (await client_of(member.key).get("/auth/me")).status_code == 200
+
+
+async def test_tokens_are_not_refreshed_for_ever(
+    db: Database, database_url: str, clock: TravelClock
+) -> None:
+    day = 86_400
+    settings = settings_of(database_url).model_copy(
+        update={"refresh_token_seconds": 10 * day, "session_seconds": 25 * day}
+    )
+    _, key = await make_agent(db, settings)
+    async with started(settings, clock) as app, client_to(app) as client:
+        tokens = await sign_in(client, key)
+        for _ in range(3):
+            clock.move(timedelta(days=8))
+            tokens = await act(client, "/auth/refresh", refresh_token=tokens["refresh_token"])
+        clock.move(timedelta(days=1) - timedelta(seconds=60))
+        last = await act(client, "/auth/refresh", refresh_token=tokens["refresh_token"])
+        assert last["expires_in"] == 60
+        clock.move(timedelta(seconds=61))
+
+        refused = await client.post("/auth/refresh", json={"refresh_token": last["refresh_token"]})
+        assert_problem(refused, status=401)
+        async with client_to(app, last["access_token"]) as member:
+            assert_problem(await member.get("/auth/me"), status=401)
+        assert (await sign_in(client, key))["expires_in"] == settings.access_token_seconds
 
 
 async def test_a_refresh_token_expires(

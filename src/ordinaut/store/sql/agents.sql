@@ -99,13 +99,13 @@ SELECT id, name, scopes, status
    AND NOT EXISTS (SELECT FROM revoked_token WHERE jti = %(jti)s);
 
 -- name: insert_refresh
-INSERT INTO refresh_token (id, family, agent_id, digest, created_at, expires_at)
-VALUES (%(id)s, %(family)s, %(agent_id)s, %(digest)s, %(now)s, %(expires_at)s);
+INSERT INTO refresh_token (id, family, agent_id, digest, began_at, created_at, expires_at)
+VALUES (%(id)s, %(family)s, %(agent_id)s, %(digest)s, %(began_at)s, %(now)s, %(expires_at)s);
 
 -- name: use_refresh
 -- Spend a refresh token. The lock lets one of two racing callers find it unspent.
 WITH found AS (
-    SELECT r.id, r.family, r.used_at, r.revoked_at, r.expires_at,
+    SELECT r.id, r.family, r.began_at, r.used_at, r.revoked_at, r.expires_at,
            a.id AS agent_id, a.name, a.scopes, a.status, a.deleted_at
       FROM refresh_token r
       JOIN agent a ON a.id = r.agent_id
@@ -117,6 +117,7 @@ WITH found AS (
      WHERE id = (SELECT id FROM found WHERE used_at IS NULL)
 )
 SELECT family,
+       began_at,
        used_at IS NOT NULL AS reused,
        revoked_at IS NULL AND expires_at > %(now)s
            AND status = 'active' AND deleted_at IS NULL AS valid,
