@@ -3,7 +3,7 @@
 ====================================  ==========================================================
 a block                               is
 ====================================  ==========================================================
-``sh`` that calls curl                run by bash with ``URL`` and ``KEY`` set
+``sh`` that calls curl                run by bash with ``URL``, ``KEY`` and ``RUN`` set
 ``python`` that reads ``os.environ``  run with ``URL``, ``KEY`` and ``REDIS_URL`` set
 ``json`` titled ``POST /tasks`` …     sent as the body of that request
 ``json`` titled ``payload``           stored as a task and run at once
@@ -120,6 +120,7 @@ class Reader:
             "URL": self.dev["url"],
             "KEY": self.dev["api_key"],
             "REDIS_URL": self.dev["redis_url"],
+            "RUN": self.ids.get("run_id", ""),
         }
         done = subprocess.run(
             command,
@@ -144,7 +145,7 @@ class Reader:
 
     def learn(self, said: Any) -> None:
         self.said = said
-        if isinstance(said, dict) and "task_id" in said:
+        if isinstance(said, dict) and "task_version" in said:
             self.ids["run_id"] = said["id"]
         elif isinstance(said, dict) and "schedule_kind" in said:
             self.ids["id"] = said["id"]
