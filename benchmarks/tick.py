@@ -84,7 +84,7 @@ def steady_rows(active: int, start: datetime, chance: random.Random) -> Iterable
 async def fill(db: Database, rows: Iterable[Row]) -> None:
     """Store schedules in place of those that are there."""
     async with db.transaction() as tx:
-        await tx.execute("TRUNCATE task, due_work, event CASCADE")
+        await tx.execute("TRUNCATE task, schedule, due_work, event CASCADE")
         await tx.execute(
             "INSERT INTO agent (id, name) VALUES (%s, 'b') ON CONFLICT DO NOTHING", (AGENT,)
         )
