@@ -177,7 +177,7 @@ def _public_holidays(country: str, subdivision: str, year: int) -> Mapping[date,
         raise InvalidSchedule.at(
             "country",
             "public holidays by country need the library holidays, which is not installed here "
-            "(pip install --no-deps holidays); without it give them as ics",
+            "(pip install 'ordinaut[holidays]'); without it give them as ics",
         )
     try:
         found: Mapping[date, str] = holidays.country_holidays(

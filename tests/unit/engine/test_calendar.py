@@ -237,7 +237,6 @@ def test_elapsed_time_can_not_move_to_another_day() -> None:
 
 
 def test_public_holidays_of_a_country() -> None:
-    pytest.importorskip("holidays", reason="an extra that is not installed")
     calendar = parse_calendar("public", {"country": "MD"})
     assert calendar.reason(date(2027, 1, 1)) is not None
     assert calendar.reason(date(2027, 1, 2)) is None
