@@ -46,6 +46,12 @@ def _long_enough(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _each_long_enough(secrets: SecretStr | None) -> SecretStr | None:
+    for word in [] if secrets is None else secrets.get_secret_value().split():
+        _long_enough(SecretStr(word))
+    return secrets
+
+
 def parse_keys(text: str) -> dict[str, bytes]:
     """Read keys written ``id:base64``, separated by commas or white space; the first is current."""
     keys: dict[str, bytes] = {}
@@ -126,6 +132,7 @@ class Settings(BaseModel):
     database_direct_url: str | None = None
     redis_url: str
     secret: Annotated[SecretStr, AfterValidator(_long_enough)]
+    former_secrets: Annotated[SecretStr | None, AfterValidator(_each_long_enough)] = None
     jwt_keys: SecretStr | None = None
     issuers: Annotated[tuple[Issuer, ...], BeforeValidator(_json)] = ()
     secrets_keys: Annotated[SecretStr | None, AfterValidator(_usable_keys)] = None

@@ -44,7 +44,7 @@ async def sealed(db: Database, *, limit: int = chain.BATCH) -> int:
 
 async def verified(db: Database, *, key: Key = KEY, noted: str | None = None) -> Report:
     async with db.connection() as tx:
-        return await chain.verify(tx, key, noted=noted)
+        return await chain.verify(tx, {key.id: key}, noted=noted)
 
 
 async def change(db: Database, statement: str, *values: Any) -> None:

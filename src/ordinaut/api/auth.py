@@ -6,6 +6,7 @@ that is revoked anywhere is refused everywhere after that time at the latest.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -47,6 +48,7 @@ class Authenticator:
         self._db = db
         self._clock = clock
         self._pepper = agents.pepper(settings)
+        self._peppers = (self._pepper, *agents.former(settings, agents.PEPPER))
         self._keys = TokenKeys(settings)
         self._issuers = Issuers(settings.issuers)
         self._known: dict[str, tuple[float, Agent]] = {}
@@ -72,7 +74,7 @@ class Authenticator:
         if not credential.isascii() or len(credential) > MAX_CREDENTIAL:
             raise Unauthenticated("the credential is not valid")
         if credential.startswith(agents.KEY_PREFIX):
-            agent = await self._of_key(self._digest(credential))
+            agent = await self._of_key(self._digests(credential))
             return self._remember(credential, agent, CACHE_SECONDS)
         claims = await self._claims(credential)
         left = (claims.expires_at - self._clock.now()).total_seconds()
@@ -88,9 +90,7 @@ class Authenticator:
         if not (api_key.isascii() and api_key.startswith(agents.KEY_PREFIX)):
             raise Unauthenticated("the API key is not valid")
         async with self._db.transaction() as tx:
-            agent = await agents.by_key(
-                tx, agents.digest(api_key, self._pepper), now=self._clock.now()
-            )
+            agent = await agents.by_key(tx, self._digests(api_key), now=self._clock.now())
             if agent is None:
                 raise Unauthenticated("the API key is not valid")
             await _note(tx, agent, "auth.token", origin)
@@ -108,7 +108,7 @@ class Authenticator:
     async def _refresh(self, token: str, *, origin: Actor) -> Tokens:
         now = self._clock.now()
         async with self._db.transaction() as tx:
-            use = await agents.use_refresh(tx, self._digest(token), now=now)
+            use = await agents.use_refresh(tx, self._digests(token), now=now)
             if use is not None and use.valid and not use.reused:
                 return await self._issue(tx, use.agent, family=use.family, began_at=use.began_at)
             if use is not None and use.reused:
@@ -124,7 +124,7 @@ class Authenticator:
         now = self._clock.now()
         async with self._db.transaction() as tx:
             if token.startswith(agents.REFRESH_PREFIX):
-                await agents.revoke_refresh(tx, self._digest(token), owner=owner, now=now)
+                await agents.revoke_refresh(tx, self._digests(token), owner=owner, now=now)
             else:
                 await self._revoke_access(tx, token, owner)
             await audit.record(
@@ -143,7 +143,7 @@ class Authenticator:
         """Look up every credential anew: something about agents has changed."""
         self._known.clear()
 
-    async def _of_key(self, hashed: bytes) -> Agent | None:
+    async def _of_key(self, hashed: Sequence[bytes]) -> Agent | None:
         async with self._db.connection() as tx:
             return await agents.by_key(tx, hashed, now=self._clock.now())
 
@@ -189,8 +189,8 @@ class Authenticator:
         now = self._clock.now()
         return await self._issuers.read(token, now=now) or self._keys.read(token, now=now)
 
-    def _digest(self, token: str) -> bytes:
-        return agents.digest(token, self._pepper)
+    def _digests(self, token: str) -> list[bytes]:
+        return [agents.digest(token, pepper) for pepper in self._peppers]
 
 
 async def _agent_of(tx: Tx, claims: Claims) -> Agent | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
@@ -70,8 +70,9 @@ class TokenKeys:
         found = [] if given is None else list(_read(given.get_secret_value()))
         secret = agents.derive(settings, "jwt")
         # Always known, so that tokens made before the first key of one's own run out in peace.
-        self._derived = Key(hashlib.sha256(secret).hexdigest()[:12], "HS256", secret, secret)
+        self._derived = replace(_of_secret(secret), signing=secret)
         found.append(self._derived)
+        found += [_of_secret(former) for former in agents.former(settings, "jwt")]
         self._keys: Mapping[str, Key] = {key.id: key for key in found}
         self.current = next(key for key in found if key.signing is not None)
 
@@ -110,6 +111,10 @@ class TokenKeys:
     def _key_of(self, token: str) -> Key:
         key_id = jwt.get_unverified_header(token).get("kid", "")
         return self._keys.get(key_id, self._derived)
+
+
+def _of_secret(secret: bytes) -> Key:
+    return Key(hashlib.sha256(secret).hexdigest()[:12], "HS256", secret)
 
 
 def _read(text: str) -> Iterator[Key]:

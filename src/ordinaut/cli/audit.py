@@ -52,4 +52,4 @@ async def _verify(settings: Settings, head: str | None) -> Any:
     ):
         # One snapshot for all of it: entries are written and sealed meanwhile.
         await tx.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        return await chain.verify(tx, chain.key_of(settings), noted=head)
+        return await chain.verify(tx, chain.keys_of(settings), noted=head)

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import secrets
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -26,6 +27,7 @@ SQL = Queries("agents")
 
 KEY_PREFIX = "ord_"
 REFRESH_PREFIX = "orr_"
+PEPPER = "pepper"
 SHOWN = 12  # characters of a key that stay visible
 NAME_UNIQUE = "agent_name_unique"
 SUBJECT_UNIQUE = "agent_subject_unique"
@@ -73,13 +75,23 @@ class RefreshUse:
 
 def derive(settings: Settings, purpose: str) -> bytes:
     """Return a key of its own for each purpose, so that one never serves for another."""
-    secret = settings.secret.get_secret_value().encode()
-    return hmac.digest(secret, f"ordinaut/{purpose}".encode(), hashlib.sha256)
+    return _derived(settings.secret.get_secret_value(), purpose)
+
+
+def former(settings: Settings, purpose: str) -> tuple[bytes, ...]:
+    """Return the same of the secrets before: what they made is still good."""
+    given = settings.former_secrets
+    words = [] if given is None else given.get_secret_value().split()
+    return tuple(_derived(word, purpose) for word in words)
+
+
+def _derived(secret: str, purpose: str) -> bytes:
+    return hmac.digest(secret.encode(), f"ordinaut/{purpose}".encode(), hashlib.sha256)
 
 
 def pepper(settings: Settings) -> bytes:
     """Return what API keys and refresh tokens are hashed with."""
-    return derive(settings, "pepper")
+    return derive(settings, PEPPER)
 
 
 def new_key() -> str:
@@ -188,10 +200,13 @@ async def revoke_key(tx: Tx, agent_id: UUID, *, key_id: UUID) -> None:
         raise NotFound(f"agent {agent_id} has no valid key {key_id}")
 
 
-async def by_key(tx: Tx, hashed: bytes, *, now: datetime) -> Agent | None:
-    """Return the agent whose valid key has this digest."""
-    cursor = await tx.execute(SQL["by_key"], {"digest": hashed, "now": now})
+async def by_key(tx: Tx, hashed: Sequence[bytes], *, now: datetime) -> Agent | None:
+    """Return the agent whose valid key has one of these digests; from now on it has the first."""
+    cursor = await tx.execute(SQL["by_key"], {"digests": list(hashed), "now": now})
     row = await cursor.fetchone()
+    if row is not None and len(hashed) > 1:
+        values = {"current": hashed[0], "former": list(hashed[1:])}
+        await tx.execute(SQL["rehash_key"], values)
     return None if row is None else _agent(*row)
 
 
@@ -236,9 +251,9 @@ async def add_refresh(
     return token
 
 
-async def use_refresh(tx: Tx, hashed: bytes, *, now: datetime) -> RefreshUse | None:
+async def use_refresh(tx: Tx, hashed: Sequence[bytes], *, now: datetime) -> RefreshUse | None:
     """Spend a refresh token; ``None`` when nobody ever got it."""
-    cursor = await tx.execute(SQL["use_refresh"], {"digest": hashed, "now": now})
+    cursor = await tx.execute(SQL["use_refresh"], {"digests": list(hashed), "now": now})
     row = await cursor.fetchone()
     if row is None:
         return None
@@ -251,9 +266,12 @@ async def revoke_family(tx: Tx, family: UUID, *, now: datetime) -> None:
     await tx.execute(SQL["revoke_family"], {"family": family, "now": now})
 
 
-async def revoke_refresh(tx: Tx, hashed: bytes, *, owner: UUID | None, now: datetime) -> None:
+async def revoke_refresh(
+    tx: Tx, hashed: Sequence[bytes], *, owner: UUID | None, now: datetime
+) -> None:
     """End the family of a refresh token; one that ``owner`` never got is no error (RFC 7009)."""
-    await tx.execute(SQL["revoke_refresh"], {"digest": hashed, "owner": owner, "now": now})
+    values = {"digests": list(hashed), "owner": owner, "now": now}
+    await tx.execute(SQL["revoke_refresh"], values)
 
 
 async def revoke_access(tx: Tx, jti: UUID, *, expires_at: datetime) -> None:

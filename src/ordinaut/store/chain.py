@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, TypeAlias
 
 from ordinaut.config import Settings
-from ordinaut.store.agents import derive
+from ordinaut.store.agents import derive, former
 from ordinaut.store.database import Queries, Tx
 
 SQL = Queries("chain")
@@ -69,7 +69,16 @@ Sealed: TypeAlias = tuple[int, int, bytes, str, str, bool]
 
 def key_of(settings: Settings) -> Key:
     """Return the key of this installation; its id says which one it is and no more."""
-    secret = derive(settings, "audit")
+    return _key(derive(settings, "audit"))
+
+
+def keys_of(settings: Settings) -> dict[str, Key]:
+    """Return that key and those of the secrets before, by id."""
+    keys = [key_of(settings), *map(_key, former(settings, "audit"))]
+    return {key.id: key for key in keys}
+
+
+def _key(secret: bytes) -> Key:
     return Key(hashlib.sha256(secret).hexdigest()[:12], secret)
 
 
@@ -100,7 +109,7 @@ async def seal(tx: Tx, key: Key, *, limit: int = BATCH) -> int:
     return len(entries)
 
 
-async def verify(tx: Tx, key: Key, *, noted: str | None = None) -> Report:
+async def verify(tx: Tx, keys: Mapping[str, Key], *, noted: str | None = None) -> Report:
     """Compare every entry with its seal; ``noted`` is a head that was written down before."""
     report = Report(Head(0, START))
     seen_noted = noted is None
@@ -108,7 +117,7 @@ async def verify(tx: Tx, key: Key, *, noted: str | None = None) -> Report:
         if len(report.problems) >= MAX_PROBLEMS:
             report.problems.append("… and so on")
             return report
-        report.problems += _problems(report.head, sealed, key)
+        report.problems += _problems(report.head, sealed, keys)
         report.head = Head(sealed[0], sealed[2])
         seen_noted = seen_noted or str(report.head) == noted
     if not seen_noted:
@@ -137,15 +146,15 @@ async def _chain(tx: Tx) -> AsyncIterator[Sealed]:
         after = rows[-1][0]
 
 
-def _problems(before: Head, sealed: Sealed, key: Key) -> list[str]:
+def _problems(before: Head, sealed: Sealed, keys: Mapping[str, Key]) -> list[str]:
     position, seq, found, key_id, entry, exists = sealed
     if position != before.position + 1:
         # What comes after a gap can not be compared: it was made with the seal that is missing.
         return [f"the seals {before.position + 1} to {position - 1} were removed"]
-    if key_id != key.id:
+    if key_id not in keys:
         return [f"entry {seq} was sealed with another key ({key_id}) than that of ORDINAUT_SECRET"]
     if not exists:
         return [f"entry {seq} was removed"]
-    if not hmac.compare_digest(key.seal(before.hash, entry), found):
+    if not hmac.compare_digest(keys[key_id].seal(before.hash, entry), found):
         return [f"entry {seq}, or its seal, was changed"]
     return []

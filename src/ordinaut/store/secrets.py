@@ -7,6 +7,7 @@ encrypts, all of them decrypt, until ``rotate`` has written everything with the 
 
 from __future__ import annotations
 
+import hashlib
 import secrets as random
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -21,13 +22,13 @@ from psycopg.errors import ForeignKeyViolation
 from ordinaut.config import Settings, parse_keys
 from ordinaut.errors import NotFound, Undecipherable
 from ordinaut.model import uuid7
-from ordinaut.store.agents import derive
+from ordinaut.store.agents import derive, former
 from ordinaut.store.database import Database, Queries, Tx
 
 SQL = Queries("secrets")
 
 NONCE: Final = 12  # bytes, random for each encryption
-DERIVED: Final = "derived"  # the id of the key that is made from ORDINAUT_SECRET
+DERIVED: Final = "derived"  # begins the id of a key that is made from ORDINAUT_SECRET
 BATCH: Final = 500
 
 
@@ -56,6 +57,8 @@ class Keyring:
     def __init__(self, keys: Mapping[str, bytes]) -> None:
         self.current = next(iter(keys))
         self._ciphers = {key_id: AESGCM(key) for key_id, key in keys.items()}
+        # The first versions called the derived key by one name, whichever secret it came from.
+        self._first_derived = next((k for k in keys if k.startswith(f"{DERIVED}-")), DERIVED)
 
     def seal(self, value: str, *, owner: UUID, name: str) -> Sealed:
         """Encrypt a value with the current key."""
@@ -67,7 +70,8 @@ class Keyring:
 
     def open(self, sealed: Sealed, *, owner: UUID, name: str) -> str:
         """Decrypt a value; raises :class:`Undecipherable`."""
-        cipher = self._ciphers.get(sealed.key_id)
+        key_id = self._first_derived if sealed.key_id == DERIVED else sealed.key_id
+        cipher = self._ciphers.get(key_id)
         if cipher is None:
             raise Undecipherable(
                 f"the secret {name!r} was encrypted with the key {sealed.key_id!r}, which is not "
@@ -87,7 +91,12 @@ def keyring(settings: Settings) -> Keyring:
     """Return the keys of this installation; the one derived from ORDINAUT_SECRET comes last."""
     given = settings.secrets_keys
     known = {} if given is None else parse_keys(given.get_secret_value())
-    return Keyring({**known, DERIVED: derive(settings, "secrets")})
+    derived = (derive(settings, "secrets"), *former(settings, "secrets"))
+    return Keyring({**known, **{_derived_id(key): key for key in derived}})
+
+
+def _derived_id(key: bytes) -> str:
+    return f"{DERIVED}-{hashlib.sha256(key).hexdigest()[:8]}"
 
 
 def _binding(owner: UUID, name: str) -> bytes:

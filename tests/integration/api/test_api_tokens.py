@@ -21,12 +21,22 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pydantic import SecretStr
 
-from calling import NOW, act, assert_problem, client_to, make_agent, settings_of, started
+from calling import (
+    NOW,
+    act,
+    assert_problem,
+    client_to,
+    make_agent,
+    rows,
+    settings_of,
+    started,
+)
 from ordinaut.api import issuers
 from ordinaut.api.tokens import TokenKeys
 from ordinaut.clock import TravelClock
 from ordinaut.config import Issuer, Settings, load_settings
 from ordinaut.errors import InvalidInput
+from ordinaut.store import chain, secrets
 from ordinaut.store.database import Database
 
 RSA = rsa.generate_private_key(65537, 2048)
@@ -353,3 +363,40 @@ def test_issuers_that_can_not_be_trusted_are_refused(issuer: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         load_settings({**environ, "ORDINAUT_ISSUERS": issuer})
     assert {problem.path for problem in refused.value.problems} == {"ORDINAUT_ISSUERS"}
+
+
+async def test_the_secret_is_changed_without_losing_anything(
+    db: Database, database_url: str
+) -> None:
+    old, new = "o" * 40, "n" * 40
+    before = settings_of(database_url).model_copy(update={"secret": SecretStr(old)})
+    both = before.model_copy(update={"secret": SecretStr(new), "former_secrets": SecretStr(old)})
+    after = both.model_copy(update={"former_secrets": None})
+    _, used = await make_agent(db, before, "admin")
+    _, unused = await make_agent(db, before)
+    async with started(before, TravelClock(NOW)) as app, client_to(app, used) as client:
+        first = await act(client, "/auth/token", api_key=used)
+        assert (await client.put("/secrets/A", json={"value": "the value"})).status_code == 200
+        async with db.transaction() as tx:
+            await chain.seal(tx, chain.key_of(before))
+
+    async with started(both, TravelClock(NOW)) as app, client_to(app) as client:
+        for credential in (used, first["access_token"]):
+            async with client_to(app, credential) as member:
+                assert (await member.get("/auth/me")).status_code == 200
+        second = await act(client, "/auth/refresh", refresh_token=first["refresh_token"])
+        await act(client, "/auth/token", api_key=used)
+    assert await secrets.rotate(db, secrets.keyring(both)) == 1
+    async with db.transaction() as tx:
+        assert await chain.seal(tx, chain.key_of(both)) > 0
+        assert (await chain.verify(tx, chain.keys_of(both))).problems == []
+
+    async with started(after, TravelClock(NOW)) as app:
+        wanted = {used: 200, second["access_token"]: 200, first["access_token"]: 401, unused: 401}
+        for credential, status in wanted.items():
+            async with client_to(app, credential) as member:
+                assert (await member.get("/auth/me")).status_code == status
+    async with db.connection() as tx:
+        [(owner,)] = await rows(db, "SELECT created_by FROM secret")
+        sealed = await secrets.sealed(tx, ["A"], owner=owner)
+    assert secrets.keyring(after).open(sealed["A"], owner=owner, name="A") == "the value"

@@ -65,7 +65,7 @@ WITH found AS (
     SELECT k.id AS key_id, k.last_used_at, a.id, a.name, a.scopes, a.status
       FROM api_key k
       JOIN agent a ON a.id = k.agent_id
-     WHERE k.digest = %(digest)s
+     WHERE k.digest = ANY(%(digests)s)
        AND k.revoked_at IS NULL
        AND (k.expires_at IS NULL OR k.expires_at > %(now)s)
        AND a.status = 'active'
@@ -77,6 +77,10 @@ WITH found AS (
                   WHERE last_used_at IS NULL OR last_used_at < %(now)s - interval '1 minute')
 )
 SELECT id, name, scopes, status FROM found;
+
+-- name: rehash_key
+-- A key that was used is stored anew, under the pepper of now.
+UPDATE api_key SET digest = %(current)s WHERE digest = ANY(%(former)s);
 
 -- name: by_token
 -- The agent of an access token, unless the token or the family of its refresh token is revoked.
@@ -109,7 +113,7 @@ WITH found AS (
            a.id AS agent_id, a.name, a.scopes, a.status, a.deleted_at
       FROM refresh_token r
       JOIN agent a ON a.id = r.agent_id
-     WHERE r.digest = %(digest)s
+     WHERE r.digest = ANY(%(digests)s)
        FOR UPDATE OF r
 ), spent AS (
     UPDATE refresh_token
@@ -131,7 +135,7 @@ UPDATE refresh_token SET revoked_at = %(now)s WHERE family = %(family)s AND revo
 -- Revoke the whole family that a refresh token belongs to.
 UPDATE refresh_token
    SET revoked_at = %(now)s
- WHERE family = (SELECT family FROM refresh_token WHERE digest = %(digest)s)
+ WHERE family = (SELECT family FROM refresh_token WHERE digest = ANY(%(digests)s))
    AND (%(owner)s::uuid IS NULL OR agent_id = %(owner)s)
    AND revoked_at IS NULL;
 
