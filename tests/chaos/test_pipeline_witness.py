@@ -194,6 +194,20 @@ async def until_in_flight(witness: Witness) -> None:
     await until(there, what="each run is at its own step")
 
 
+async def kill_before_the_checkpoint(
+    cluster: Cluster, worker: Process, witness: Witness, runs: list[UUID]
+) -> set[str]:
+    """Answer the calls in flight and kill the worker before it can write that down."""
+    async with cluster.db.transaction() as tx:
+        await waits.hold(tx, runs)
+        witness.answer.set()
+        await until(lambda: _blocked(cluster.db), what="a checkpoint stands before the lock")
+        worker.send(signal.SIGKILL)
+        worker.wait()
+        await rows(cluster.db, f"SELECT pg_terminate_backend(pid) {BEFORE_A_LOCK}")
+    return await cluster.bury()
+
+
 async def test_whatever_dies_where_completed_steps_are_called_once(
     cluster: Cluster, witness: Witness
 ) -> None:
@@ -215,14 +229,7 @@ async def test_whatever_dies_where_completed_steps_are_called_once(
     with cluster.worker() as worker:
         await until_ended(cluster.db, STEPS)
         await until_in_flight(witness)
-        async with cluster.db.transaction() as tx:
-            await waits.hold(tx, unwritten)
-            witness.answer.set()
-            await until(lambda: _blocked(cluster.db), what="a checkpoint stands before the lock")
-            worker.send(signal.SIGKILL)
-            worker.wait()
-            await rows(cluster.db, f"SELECT pg_terminate_backend(pid) {BEFORE_A_LOCK}")
-        completed |= await cluster.bury()
+        completed |= await kill_before_the_checkpoint(cluster, worker, witness, unwritten)
     assert completed.isdisjoint(boundaries(unwritten))
 
     # Anywhere: at the 25th, 50th and 75th call of ten runs that are under way side by side.
@@ -260,18 +267,32 @@ async def _blocked(db: Database) -> bool:
 async def test_a_call_that_must_not_be_repeated_never_is(
     cluster: Cluster, witness: Witness
 ) -> None:
-    runs = await cluster.start("ext.witness.call", {"url": witness.url})
-    witness.keep(*boundaries(runs))
+    # Within the calls.
+    in_calls = await cluster.start("ext.witness.call", {"url": witness.url})
+    witness.keep(*boundaries(in_calls))
     with cluster.worker() as worker:
         await until_in_flight(witness)
         await cluster.kill(worker)
     witness.answer.set()
+    await people_say_that_it_happened(cluster, in_calls, ended=STEPS)
 
+    # Between the answer and the checkpoint, which stands before a lock.
+    unwritten = await cluster.start("ext.witness.call", {"url": witness.url})
+    witness.keep(*boundaries(unwritten))
+    with cluster.worker() as worker:
+        await until_in_flight(witness)
+        await kill_before_the_checkpoint(cluster, worker, witness, unwritten)
+    await people_say_that_it_happened(cluster, unwritten, ended=2 * STEPS)
+    assert witness.calls == Counter(every(in_calls + unwritten))
+
+
+async def people_say_that_it_happened(cluster: Cluster, runs: list[UUID], *, ended: int) -> None:
+    """Let a worker go on: each of the runs asks about the call at its boundary."""
     with cluster.worker():
 
         async def all_ask() -> bool:
             found = await rows(cluster.db, "SELECT id FROM due_work WHERE state = 'waiting'")
-            return len(found) == STEPS
+            return len(found) == len(runs)
 
         await until(all_ask, what="each run waits for a person")
         asked = await rows(
@@ -287,5 +308,4 @@ async def test_a_call_that_must_not_be_repeated_never_is(
             ]
             await waits.answer(tx, it_happened, reason="approved")
             await queue.hint(tx)
-        await until_ended(cluster.db, STEPS)
-    assert witness.calls == Counter(every(runs))
+        await until_ended(cluster.db, ended)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from enginebench import Bench, step, steps
+from enginebench import Bench, MemoryJournal, step, steps
 
 from ordinaut.engine.outcome import Failed, Succeeded, Suspended
 from ordinaut.engine.tool import ToolContext
 from ordinaut.errors import LeaseLost, ToolError
-from ordinaut.model import Json
+from ordinaut.model import Json, StepRecord
 
 
 @pytest.fixture
@@ -170,6 +172,32 @@ async def test_ten_thousand_items_leave_few_records_in_memory(bench: Bench) -> N
     assert isinstance(outcome, Succeeded)
     assert max(len(batch) for batch in bench.journal.checkpoints) < 200
     assert len(outcome.steps) < 200
+
+
+async def test_ten_thousand_items_take_no_more_memory_than_their_outputs(bench: Bench) -> None:
+    """What remains is the list of outputs, about 300 bytes each; records leave in batches."""
+
+    class Elsewhere(MemoryJournal):
+        async def checkpoint(self, records: Sequence[StepRecord]) -> None:
+            """Keep nothing here, as a journal in a database does."""
+
+    async def echo(n: Json) -> Json:
+        return {"n": n, "text": "x" * 100}
+
+    bench.tool("test.wide", echo)
+    bench.journal = Elsewhere()
+    tracemalloc.start()
+    try:
+        outcome = await bench.execute(
+            steps(step("test.wide", with_={"n": "${item}"}, foreach="params.items")),
+            params={"items": list(range(10_000))},
+        )
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert isinstance(outcome, Succeeded)
+    assert peak < 12 * 1024 * 1024
 
 
 async def test_each_at_most_once_item_is_written_down_before_the_next(bench: Bench) -> None:

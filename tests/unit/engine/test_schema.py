@@ -37,6 +37,12 @@ REFUSED = {
 ASSERTED = "format"  # is an annotation for the suite; here it is checked
 
 
+def test_the_data_is_the_whole_suite() -> None:
+    found = json.loads(DATA.read_text())["groups"]
+    assert len(found) == 383
+    assert sum(len(group["tests"]) for group in found) == 1299
+
+
 @pytest.mark.parametrize("group", list(groups()))
 def test_required_cases(group: dict[str, Any]) -> None:
     name = f"{group['file']}: {group['description']}"
