@@ -37,7 +37,7 @@ from ordinaut.api.routes import (
     tasks,
     templates,
 )
-from ordinaut.api.routing import Route
+from ordinaut.api.routing import keep_apart
 from ordinaut.api.services import Services
 from ordinaut.bus import Bus
 from ordinaut.clock import Clock, SystemClock
@@ -89,10 +89,7 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> FastAPI:
     for module in ROUTERS:
         # Not include_router, which looks its routes up in two steps with every request.
         app.router.routes.extend(module.routes.routes)
-    plain = frozenset(r.path for r in app.routes if isinstance(r, Route) and "{" not in r.path)
-    for route in app.routes:
-        if isinstance(route, Route):
-            route.plain = plain
+    keep_apart(app.routes)
     docs.install(app)
     app.mount("/ext", _extensions)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, seconds=settings.body_seconds)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 import orjson
@@ -11,8 +12,6 @@ from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from psycopg import OperationalError
 from psycopg_pool import PoolTimeout
-from starlette.routing import Match
-from starlette.types import Scope
 
 from ordinaut.api import json
 from ordinaut.api.dependencies import OPENED, authenticate, services
@@ -44,19 +43,7 @@ class StrictRequest(Request):
 
 
 class Route(APIRoute):
-    """A route of the API.
-
-    ``plain`` are the paths without parameters: what is said to one of them is not said to a
-    thing of that name, so ``PUT /tasks/batch`` is 405 and does not look for a task "batch".
-    """
-
-    plain: frozenset[str] = frozenset()
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        match, child = super().matches(scope)
-        if match is not Match.NONE and self.param_convertors and scope["path"] in self.plain:
-            return Match.NONE, {}
-        return match, child
+    """A route of the API."""
 
     def get_route_handler(self) -> Callable[[Request], Any]:
         handle = super().get_route_handler()
@@ -80,6 +67,22 @@ class Route(APIRoute):
                 return await handle(strict)  # the connection was cut; reading again harms nobody
 
         return handler
+
+
+def keep_apart(routes: Iterable[object]) -> None:
+    """Let no path with a parameter stand for one without.
+
+    So ``PUT /tasks/batch`` is 405, and does not look for a task "batch".
+    """
+    own = [route for route in routes if isinstance(route, Route)]
+    plain = {route.path for route in own if not route.param_convertors}
+    for route in own:
+        if route.param_convertors:
+            hidden = sorted(path for path in plain if route.path_regex.match(path))
+            if hidden:
+                others = "|".join(map(re.escape, hidden))
+                pattern = route.path_regex.pattern.removeprefix("^")
+                route.path_regex = re.compile(f"^(?!(?:{others})$){pattern}")
 
 
 def router(prefix: str, tag: str) -> APIRouter:

@@ -120,6 +120,18 @@ async def test_unknown_paths_and_methods_are_problems_too(client_of: ClientOf) -
     )
 
 
+async def test_a_path_of_its_own_is_not_taken_for_a_thing_of_that_name(
+    admin: httpx2.AsyncClient,
+) -> None:
+    refused = await admin.put("/tasks/batch", json={})
+    asked = await admin.options("/tasks/00000000-0000-0000-0000-000000000000")
+
+    assert_problem(refused, status=405)
+    assert refused.headers["allow"] == "POST"
+    assert asked.headers["allow"] == "DELETE, GET, PATCH, PUT"
+    assert (await admin.get("/tasks/batch2")).status_code == 422
+
+
 async def test_answers_carry_the_closing_headers_and_a_request_id(client_of: ClientOf) -> None:
     given = await client_of().get("/health/live", headers={"X-Request-ID": "abc.1"})
     evil = await client_of().get("/nope", headers={"X-Request-ID": "a b\u00e9".encode()})
