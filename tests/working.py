@@ -87,7 +87,7 @@ class Process:
 
 
 @contextmanager
-def process(database_url: str, log: Path, **changes: Json) -> Iterator[Process]:
+def process(database_url: str, log: Path, *arguments: str, **changes: Json) -> Iterator[Process]:
     """Start ``ordinaut worker``; whatever happens, it is gone afterwards."""
     options = {"secret": SECRET, "worker_concurrency": 10, **changes}
     environment = {
@@ -99,7 +99,7 @@ def process(database_url: str, log: Path, **changes: Json) -> Iterator[Process]:
     }
     with log.open("ab") as output:
         popen = subprocess.Popen(
-            [sys.executable, "-m", "ordinaut", "worker"],
+            [sys.executable, "-m", "ordinaut", "worker", *arguments],
             env=environment,
             stdout=output,
             stderr=output,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
@@ -77,11 +79,23 @@ def scheduler() -> None:
 
 def worker(
     concurrency: Annotated[
-        int | None, typer.Option(min=1, max=10_000, help="How many runs at once.")
+        int | None, typer.Option(min=1, max=10_000, help="How many runs at once in each process.")
     ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, max=256, help="How many processes, started again when they end.")
+    ] = 1,
+    health_port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="The port of /health; 0 is off.")
+    ] = None,
+    child: Annotated[bool, typer.Option("--child", hidden=True)] = False,
 ) -> None:
     """Execute due work."""
-    _serve("ordinaut.workers.runner", process="worker", worker_concurrency=concurrency)
+    given = {"worker_concurrency": concurrency, "worker_health_port": health_port}
+    if processes == 1:
+        _serve("ordinaut.workers.runner", process="worker", options={"child": child}, **given)
+    else:
+        options = {"processes": processes}
+        _serve("ordinaut.workers.fleet", process="workers", options=options, **given)
 
 
 def migrate(
@@ -107,8 +121,14 @@ def migrate(
     typer.echo(f"the schema is at {store.head()}{rights}")
 
 
-def _serve(module: str, *, process: str, **overrides: Any) -> None:
+def _serve(
+    module: str,
+    *,
+    process: str,
+    options: Mapping[str, Any] = MappingProxyType({}),
+    **overrides: Any,
+) -> None:
     """Run the ``serve`` coroutine of ``module`` until a signal ends it."""
     settings = load_settings(**overrides)
     telemetry.configure(level=settings.log_level, as_json=settings.log_json, process=process)
-    uvloop.run(load(module).serve(settings))
+    uvloop.run(load(module).serve(settings, **options))

@@ -20,6 +20,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -184,8 +185,11 @@ class Worker:
         return healthy, {**details, **self._heartbeat.details()}
 
 
-async def serve(settings: Settings) -> None:
-    """Run a worker until SIGTERM or SIGINT; a second signal cuts the drain short."""
+async def serve(settings: Settings, *, child: bool = False) -> None:
+    """Run a worker until SIGTERM or SIGINT; a second signal cuts the drain short.
+
+    As a ``child`` it also stops when its standard input ends: its parent is gone.
+    """
     threads = Threads(max_workers=settings.worker_concurrency, thread_name_prefix="tool")
     loop = asyncio.get_running_loop()
     loop.set_default_executor(threads)
@@ -195,7 +199,7 @@ async def serve(settings: Settings) -> None:
         await host.start_tools()
         _spare_the_collector()
         try:
-            await _serve(settings, Worker(settings, registry=host.tools))
+            await _serve(settings, Worker(settings, registry=host.tools), child=child)
         finally:
             await host.stop()
     if threads.busy:
@@ -212,11 +216,18 @@ def _spare_the_collector() -> None:
     gc.set_threshold(YOUNG, *gc.get_threshold()[1:])
 
 
-async def _serve(settings: Settings, worker: Worker) -> None:
+async def _serve(settings: Settings, worker: Worker, *, child: bool) -> None:
     stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda: (hurry if stop.is_set() else stop).set())
+
+    def orphaned() -> None:
+        loop.remove_reader(sys.stdin)
+        stop.set()
+
+    if child:
+        loop.add_reader(sys.stdin, orphaned)
     async with AsyncExitStack() as stack:
         if settings.worker_health_port:
             server = HealthServer(
