@@ -178,6 +178,7 @@ def test_every_command_and_option_is_documented() -> None:
         options = [
             option
             for p in command.params
+            if not getattr(p, "hidden", False)
             if p.param_type_name == "option"
             for option in (*p.opts, *p.secondary_opts)
         ]
