@@ -9,6 +9,7 @@ from uuid import UUID
 import httpx2
 import pytest
 from alembic import command
+from alembic.script import ScriptDirectory
 from fastapi import FastAPI
 from psycopg.types.json import Jsonb
 from sqlalchemy import create_engine
@@ -302,11 +303,17 @@ async def test_a_run_that_waits_for_a_month_holds_no_worker_and_survives_restart
     assert left == [(0,)]
 
 
-async def test_a_run_that_waits_survives_an_upgrade(empty_database_url: str) -> None:
+REVISIONS = [
+    r.revision for r in ScriptDirectory.from_config(migrate._config(None)).walk_revisions()
+]
+
+
+@pytest.mark.parametrize("revision", [REVISIONS[-1], REVISIONS[1]], ids=["first", "previous"])
+async def test_a_run_that_waits_survives_an_upgrade(empty_database_url: str, revision: str) -> None:
     steps = [say("a"), {"id": "ask", "wait_for": "approval"}, say("b")]
     engine = create_engine(migrate.sqlalchemy_url(empty_database_url), poolclass=NullPool)
     with engine.connect() as connection:
-        command.upgrade(migrate._config(connection), "0001_initial")
+        command.upgrade(migrate._config(connection), revision)
         connection.commit()
     engine.dispose()
     async with Database(empty_database_url) as db:
