@@ -46,6 +46,7 @@ TOOLS = [
         input_schema={"type": "object", "allOf": [{"$ref": "https://example.org/s.json"}]},
     ),
 ]
+LATE = [t.Tool(name="late", input_schema=OBJECT, annotations=SAFE)]  # while a file "late" exists
 
 
 def text(*lines: str) -> list[Any]:
@@ -58,7 +59,8 @@ async def list_tools(
     """Two pages, so that a client has to turn over."""
     if params is None or params.cursor is None:
         return t.ListToolsResult(tools=TOOLS[:3], next_cursor="more")
-    return t.ListToolsResult(tools=TOOLS[3:])
+    late = Path(os.environ["MCP_CALLS"]).with_name("late").exists()
+    return t.ListToolsResult(tools=TOOLS[3:] + LATE * late)
 
 
 def note(call: str) -> None:

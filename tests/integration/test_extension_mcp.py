@@ -69,9 +69,12 @@ def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
 
 
 @asynccontextmanager
-async def kit_of(shop: Shop, **options: Any) -> AsyncIterator[ExtensionKit]:
+async def kit_of(
+    shop: Shop, *, refresh: float = 300, **options: Any
+) -> AsyncIterator[ExtensionKit]:
     servers = json.dumps({"shop": {**shop.named, **options}})
-    async with extension_kit("mcp_client", config={"servers": servers}) as kit:
+    config = {"servers": servers, "refresh_seconds": str(refresh)}
+    async with extension_kit("mcp_client", config=config) as kit:
         await until_known(kit, "mcp.shop.say")
         yield kit
 
@@ -144,6 +147,22 @@ async def test_a_server_that_died_is_connected_to_again(shop: Shop) -> None:
             return False
 
         await until(says, what="it is connected to again")
+
+
+async def test_tools_come_and_go_as_the_server_lists_them(shop: Shop) -> None:
+    late = shop.calls.with_name("late")
+    async with kit_of(shop, refresh=0.1) as kit:
+        unchanged = kit.host.tools.get("mcp.shop.say")
+        late.touch()
+        await until_known(kit, "mcp.shop.late")
+        assert (await kit.call("mcp.shop.late", {}))["text"].startswith("hello")
+        late.unlink()
+
+        async def gone() -> bool:
+            return "mcp.shop.late" not in kit.host.tools
+
+        await until(gone, what="the tool is gone")
+        assert kit.host.tools.get("mcp.shop.say") is unchanged
 
 
 async def test_a_call_that_was_lost_and_must_not_be_repeated_is_for_a_person(shop: Shop) -> None:
