@@ -11,6 +11,7 @@ from uuid import UUID
 
 import pytest
 
+from ordinaut.engine import calls
 from ordinaut.engine.registry import ToolRegistry
 from ordinaut.engine.tool import ToolContext
 from ordinaut.errors import ToolError
@@ -186,6 +187,15 @@ class Unprintable(Exception):
         raise RuntimeError("not even this")
 
 
+class Unpicklable(Exception):
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(one)
+        self.two = lambda: two
+
+    def __reduce__(self) -> str:
+        raise RuntimeError("it can not be pickled")
+
+
 def cyclic() -> list[Any]:
     found: list[Any] = []
     found.append(found)
@@ -214,6 +224,7 @@ def raising(error: BaseException) -> Any:
 
 ODD_ERRORS = {
     "unprintable": Unprintable(),
+    "unpicklable": Unpicklable("a", "b"),
     "exit": SystemExit(3),
     "interrupt": KeyboardInterrupt(),
     "nul in its text": ValueError("a\0b\ud800"),
@@ -224,16 +235,18 @@ ODD_ERRORS = {
 }
 
 
+@pytest.mark.parametrize("kind", ["async", "sync", "in time"])
 @pytest.mark.parametrize("name", [*ODD, *ODD_ERRORS])
 async def test_an_odd_result_is_a_failure_of_that_run_alone(
-    db: Database, database_url: str, bench: Bench, name: str
+    db: Database, database_url: str, bench: Bench, name: str, kind: str
 ) -> None:
     made = ODD.get(name) or raising(ODD_ERRORS[name])
 
     async def odd() -> Any:
         return made()
 
-    bench.registry.register("test.odd", odd)
+    timeout = 10 if kind == "in time" else None
+    bench.registry.register("test.odd", made if kind == "sync" else odd, timeout=timeout)
     bad_task = await make_task(db, payload=steps("test.odd"), max_retries=0)
     good_task = await make_task(db, payload=steps("test.echo"))
     bad, good = work(bad_task), [work(good_task) for _ in range(5)]
@@ -274,6 +287,21 @@ async def test_a_run_that_ignores_its_cancellation_is_given_up(
         await until_status(db, other, "succeeded")
         bench.go.set()
     assert await status_of(db, run_id) == "canceled"
+
+
+async def test_a_step_that_ignores_its_timeout_is_left_and_fails(
+    db: Database, database_url: str, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "GRACE", 0.05)
+    stubborn = {"id": "s", "uses": "test.stubborn", "timeout_seconds": 0.05, "max_retries": 0}
+    async with worker(database_url, bench.registry, worker_concurrency=1):
+        run_id = await start_run(db, steps(stubborn))
+        await until_status(db, run_id, "failed")
+        # Its tool still runs, and its slot is free.
+        other = await start_run(db, steps("test.echo"))
+        await until_status(db, other, "succeeded")
+        bench.go.set()
+    assert (await run_row(db, run_id))["error"]["code"] == "step_timeout"
 
 
 async def test_a_run_ends_with_its_deadline(db: Database, database_url: str, bench: Bench) -> None:

@@ -30,8 +30,10 @@ from ordinaut.model import Json
 
 MAX_ERROR = 4096
 MAX_DETAILS = 16 * 1024
+GRACE = 2.0  # seconds between the cancellation of a call and going on without it
 
 logger = logging.getLogger(__name__)
+_left: set[asyncio.Task[Any]] = set()  # the event loop alone would not keep them alive
 
 
 async def call(
@@ -67,18 +69,51 @@ async def call(
 async def _invoke_in_time(
     tool: Tool, arguments: dict[str, Json], seconds: float, context: ToolContext | None
 ) -> Any:
+    """Call in a task of its own, so that a tool that ignores its cancellation can be left."""
+    task = asyncio.ensure_future(_contained(tool, arguments, context))
     try:
-        async with asyncio.timeout(seconds) as scope:
-            return await _invoke(tool, arguments, context)
-    except Exception:
-        # Not only TimeoutError: a tool may turn its cancellation into an error of its own.
-        if not scope.expired():
-            raise
+        done, _ = await asyncio.wait((task,), timeout=seconds)
+    except asyncio.CancelledError:
         _give_up(context)
+        await _end(tool, task)
+        raise
+    if done:
+        result, error = task.result()
+        if error is not None:
+            raise error
+        return result
+    _give_up(context)
+    await _end(tool, task)
     message = f'tool "{tool.name}" did not end within {seconds:g} s'
     if tool.effect == "at_most_once":
         raise EffectUnknown(f"{message}; it may or may not have happened")
     raise StepTimeout(message)
+
+
+async def _contained(
+    tool: Tool, arguments: dict[str, Json], context: ToolContext | None
+) -> tuple[Any, BaseException | None]:
+    """Hand over what would end the event loop if it left a task by itself."""
+    try:
+        return await _invoke(tool, arguments, context), None
+    except (SystemExit, KeyboardInterrupt) as error:
+        return None, error
+
+
+async def _end(tool: Tool, task: asyncio.Task[Any]) -> None:
+    """Cancel a call, and leave it alone when it has not ended after the grace."""
+    _left.add(task)
+    task.add_done_callback(_forget)
+    task.cancel()
+    done, _ = await asyncio.wait((task,), timeout=GRACE)
+    if not done:
+        logger.error('tool "%s" ignores its cancellation and is left alone', tool.name)
+
+
+def _forget(task: asyncio.Task[Any]) -> None:
+    _left.discard(task)
+    if not task.cancelled():
+        task.exception()  # nobody waits for it any more
 
 
 async def _invoke(tool: Tool, arguments: dict[str, Json], context: ToolContext | None) -> Any:

@@ -160,6 +160,8 @@ class _PayloadParser:
             return Step(**common, wait_for=self._approval(raw, path))
         tool = self._tool(raw, path)
         arguments = self._arguments(raw, path)
+        if arguments is None and raw.get("with") is not None:
+            tool = None  # what is wrong with the arguments is said already
         read = self._problems
         return Step(
             **common,
@@ -240,6 +242,7 @@ class _PayloadParser:
         template = self._template(value, f"{path}.with", secrets=True)
         if template is not None and isinstance(value, str) and not template.whole:
             self._problems.add(f"{path}.with", "with is an object, or one ${…} that yields one")
+            return None
         return template
 
     def _check_arguments(

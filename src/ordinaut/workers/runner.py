@@ -54,7 +54,9 @@ from ordinaut.workers.slots import GRACE, Slots
 from ordinaut.workers.vault import Vault
 
 LAST_FLUSH = 10.0  # seconds for the last flush and release when the database does not answer
+LAST_WORD = 1.0  # seconds for tasks of tools that are still there
 SETTLERS = 2  # connections; while one waits for its commit, the other executes
+SPARE_THREADS = 1_000  # a call that was given up keeps its thread; a thread starts when needed
 YOUNG = 5_000  # objects made between two looks for garbage; Python's 700 are those of 50 runs
 STALE = 30.0  # seconds without an answer of the database after which a worker is not healthy
 
@@ -190,7 +192,9 @@ async def serve(settings: Settings, *, child: bool = False) -> None:
 
     As a ``child`` it also stops when its standard input ends: its parent is gone.
     """
-    threads = Threads(max_workers=settings.worker_concurrency, thread_name_prefix="tool")
+    threads = Threads(
+        max_workers=settings.worker_concurrency + SPARE_THREADS, thread_name_prefix="tool"
+    )
     loop = asyncio.get_running_loop()
     loop.set_default_executor(threads)
     db = Database(settings.database_url, pooled=settings.pooled, name="ordinaut tools")
@@ -202,11 +206,22 @@ async def serve(settings: Settings, *, child: bool = False) -> None:
             await _serve(settings, Worker(settings, registry=host.tools), child=child)
         finally:
             await host.stop()
-    if threads.busy:
-        # A thread can not be stopped, and the interpreter would wait for it.
-        log.warning("leaving tools that do not stop", threads=threads.busy)
+    stubborn = await _end_tasks()
+    if threads.busy or stubborn:
+        # The interpreter would wait for them.
+        log.warning("leaving tools that do not stop", threads=threads.busy, tasks=stubborn)
         logging.shutdown()
         os._exit(0)
+
+
+async def _end_tasks() -> int:
+    """Cancel what tools have left behind, and return how many tasks do not heed it."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait(left, timeout=LAST_WORD)
+    return sum(not task.done() for task in left)
 
 
 def _spare_the_collector() -> None:

@@ -15,6 +15,7 @@ import pytest
 from enginebench import Bench, step, steps
 from pydantic import BaseModel
 
+from ordinaut.engine import calls
 from ordinaut.engine.outcome import Failed, Succeeded, Suspended
 from ordinaut.engine.tool import LogEntry, Progress, ProgressReport, ToolContext
 from ordinaut.errors import InvalidOutput, StepTimeout, ToolError, Unavailable, WaitRefused
@@ -363,6 +364,42 @@ async def test_a_tool_that_hides_its_cancellation_timed_out_all_the_same(bench: 
     assert isinstance(outcome.error, StepTimeout)
 
 
+async def test_a_tool_that_ignores_its_cancellation_is_left_after_a_grace(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "GRACE", 0.02)
+    go, asked = asyncio.Event(), 0
+
+    async def stubborn() -> str:
+        nonlocal asked
+        while not go.is_set():
+            try:
+                await go.wait()
+            except asyncio.CancelledError:
+                asked += 1
+        return "done all the same"
+
+    outcome = await error_of(bench, stubborn, {"timeout_seconds": 0.01})
+
+    assert isinstance(outcome.error, StepTimeout)
+    assert asked == 1
+    (left,) = calls._left
+    go.set()
+    assert await left == ("done all the same", None)
+
+
+@pytest.mark.parametrize("raised", [SystemExit(3), KeyboardInterrupt()])
+async def test_a_tool_with_a_time_limit_does_not_end_the_worker_either(
+    bench: Bench, raised: BaseException
+) -> None:
+    async def leave() -> None:
+        raise raised
+
+    outcome = await error_of(bench, leave, {"timeout_seconds": 5})
+
+    assert outcome.error.details == {"exception": type(raised).__name__}
+
+
 async def test_a_thread_is_told_that_nobody_waits(bench: Bench) -> None:
     started, seen = threading.Event(), threading.Event()
 
@@ -378,7 +415,8 @@ async def test_a_thread_is_told_that_nobody_waits(bench: Bench) -> None:
     assert await asyncio.to_thread(seen.wait, 5)
 
 
-async def test_the_cancellation_of_the_run_passes_through(bench: Bench) -> None:
+@pytest.mark.parametrize("more", [{}, {"timeout_seconds": 60}])
+async def test_the_cancellation_of_the_run_passes_through(bench: Bench, more: Any) -> None:
     entered = asyncio.Event()
     contexts: list[ToolContext] = []
 
@@ -388,7 +426,8 @@ async def test_the_cancellation_of_the_run_passes_through(bench: Bench) -> None:
         await asyncio.Event().wait()
 
     bench.tool("test.wait", wait)
-    running = asyncio.ensure_future(bench.execute(steps(step("test.wait", on_error="continue"))))
+    payload = steps(step("test.wait", on_error="continue", **more))
+    running = asyncio.ensure_future(bench.execute(payload))
     await entered.wait()
     running.cancel()
 
