@@ -11,6 +11,7 @@ from uuid import UUID
 from ordinaut.api.schemas.tasks import ScheduleFields, TaskIn
 from ordinaut.api.services import Services
 from ordinaut.engine.calendar import Calendar
+from ordinaut.engine.windows import parse_window
 from ordinaut.errors import InvalidInput, InvalidSchedule
 from ordinaut.model import Json, Schedule, Task, uuid7
 
@@ -75,6 +76,7 @@ def first_run(
     when: Schedule,
     payload: Json,
     *,
+    window: Json = None,
     parts: Services,
     calendars: Mapping[str, Calendar],
     now: datetime,
@@ -88,6 +90,7 @@ def first_run(
     errors: list[InvalidInput] = []
     try:
         _check_kind(when)
+        _check_window(window, when)
         following = parts.following(when, calendars=calendars, after=now)
         _check_fires(when, following, now)
     except InvalidInput as error:
@@ -107,6 +110,15 @@ def _check_kind(when: Schedule) -> None:
             "schedule_kind",
             "condition tasks are not available yet; use an interval task with `if`",
         )
+
+
+def _check_window(window: Json, when: Schedule) -> None:
+    if window is None:
+        return
+    if when.kind != "event":
+        message = f"only tasks of kind event have one, not {when.kind}"
+        raise InvalidInput.at("event_window", message)
+    parse_window(window)
 
 
 def _check_fires(when: Schedule, following: datetime | None, now: datetime) -> None:

@@ -16,8 +16,8 @@ from ordinaut.api.dependencies import Work
 from ordinaut.api.schemas.tasks import Bulk, BulkResult, Snooze, TaskIn
 from ordinaut.engine.schedule import CompiledSchedule, Occurrence, compile_schedule
 from ordinaut.errors import Conflict, FieldProblem, InvalidInput
-from ordinaut.model import Catchup, Schedule, Task
-from ordinaut.store import audit, calendars, queue, schedules, tasks
+from ordinaut.model import Catchup, Json, Schedule, Task
+from ordinaut.store import audit, calendars, queue, schedules, tasks, windows
 from ordinaut.store.database import Tx
 from ordinaut.store.tasks import Filter, TaskRecord
 
@@ -53,7 +53,14 @@ async def create_batch(tx: Tx, work: Work, bodies: Sequence[TaskIn]) -> list[Tas
     for index, body in enumerate(bodies):
         when = intake.schedule(body, zone=zone, anchor=now)
         try:
-            first = intake.first_run(when, body.payload, parts=work.parts, calendars=known, now=now)
+            first = intake.first_run(
+                when,
+                body.payload,
+                window=body.event_window,
+                parts=work.parts,
+                calendars=known,
+                now=now,
+            )
         except InvalidInput as error:
             problems += [replace(p, path=f"tasks[{index}].{p.path}") for p in error.problems]
         else:
@@ -81,7 +88,12 @@ async def planned(tx: Tx, work: Work, task: Task) -> Task:
     quotas.payloads(work, [task.payload])
     known = await calendars.named(tx, task.schedule.exclude)
     first = intake.first_run(
-        task.schedule, task.payload, parts=work.parts, calendars=known, now=work.now
+        task.schedule,
+        task.payload,
+        window=task.event_window,
+        parts=work.parts,
+        calendars=known,
+        now=work.now,
     )
     await confidences.check(tx, task, first.secrets)
     return replace(task, next_run_at=first.at)
@@ -98,6 +110,8 @@ async def amend(tx: Tx, work: Work, record: TaskRecord, given: Mapping[str, Any]
     if after.schedule != before.schedule:
         after = replace(after, status="active" if before.status == "completed" else before.status)
         await schedules.set_next(tx, {after.id: after.next_run_at}, now=now)
+    if _listening(after) != _listening(before):
+        await windows.seal(tx, after.id)
     await tasks.update(tx, before, after=after, actor=work.actor)
     if after.next_run_at != before.next_run_at and _is_near(after, now):
         await schedules.hint(tx)
@@ -110,7 +124,7 @@ async def amended(tx: Tx, work: Work, before: Task, given: Mapping[str, Any]) ->
         raise Conflict("a canceled task can not be changed")
     zone = work.parts.settings.timezone
     after = intake.amended(before, given, zone=zone, now=work.now)
-    if after.schedule != before.schedule:
+    if _listening(after) != _listening(before):
         return await planned(tx, work, after)
     quotas.payloads(work, [after.payload])
     await confidences.check(tx, after, work.parts.check(after.payload))
@@ -169,6 +183,7 @@ async def cancel(tx: Tx, work: Work, record: TaskRecord) -> bool:
     if record.task.status == "canceled":
         return False
     await tasks.silence(tx, record.task.id)
+    await windows.seal(tx, record.task.id)
     await queue.cancel(tx, task_ids=[record.task.id], reason="the task was canceled")
     await tasks.set_status(
         tx, record.task, status="canceled", action="cancel", actor=work.actor, now=work.now
@@ -178,6 +193,7 @@ async def cancel(tx: Tx, work: Work, record: TaskRecord) -> bool:
 
 async def delete(tx: Tx, work: Work, record: TaskRecord) -> None:
     """Take a locked task out of sight and cancel its runs; its history stays."""
+    await windows.seal(tx, record.task.id)
     await queue.cancel(tx, task_ids=[record.task.id], reason="the task was deleted")
     await tasks.delete(tx, record.task, actor=work.actor, now=work.now)
 
@@ -235,6 +251,10 @@ async def _store(tx: Tx, work: Work, task: Task) -> TaskRecord:
     if _is_near(task, task.created_at):
         await schedules.hint(tx)
     return TaskRecord(task)
+
+
+def _listening(task: Task) -> tuple[Schedule, Json]:
+    return task.schedule, task.event_window
 
 
 def _is_near(task: Task, now: datetime) -> bool:

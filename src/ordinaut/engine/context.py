@@ -1,8 +1,8 @@
-"""What the expressions of a run see: ``params, steps, event, task, run``."""
+"""What the expressions of a run see: ``params, steps, event, events, task, run``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ordinaut.engine.attempt import Context
 from ordinaut.engine.lengths import format_instant
@@ -14,12 +14,21 @@ from ordinaut.model import Json
 class RunContext:
     """The context of one run; built only when an expression is evaluated."""
 
-    __slots__ = ("_built", "_event", "_params", "_run", "steps")
+    __slots__ = ("_built", "_event", "_events", "_params", "_run", "steps")
 
-    def __init__(self, run: RunInfo, params: Mapping[str, Json], *, event: Json) -> None:
+    def __init__(
+        self,
+        run: RunInfo,
+        params: Mapping[str, Json],
+        *,
+        event: Json,
+        events: Sequence[Json] | None = None,
+    ) -> None:
+        """``events`` are those that started the run together; ``event`` alone if not given."""
         self._run = run
         self._params = params
         self._event = event
+        self._events = ([] if event is None else [event]) if events is None else events
         self.steps: dict[str, Json] = {}
         self._built: dict[str, Json] | None = None
 
@@ -43,6 +52,7 @@ class RunContext:
             "params": self._params,
             "steps": self.steps,
             "event": self._event,
+            "events": self._events,
             "task": {"id": str(run.task_id), **run.task},
             "run": {
                 "id": str(run.run_id),

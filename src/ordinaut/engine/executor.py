@@ -69,6 +69,7 @@ async def execute(
     done: Sequence[StepRecord] = (),
     secrets: SecretSource = no_secrets,
     event: Json = None,
+    events: Sequence[Json] | None = None,
     params: Mapping[str, Json] | None = None,
 ) -> Outcome:
     """Execute a run from its beginning, or go on after the records in ``done``.
@@ -86,7 +87,12 @@ async def execute(
             secrets=secrets,
             named=frozenset(pipeline.secrets),
         ),
-        RunContext(run, {**pipeline.params, **params} if params else pipeline.params, event=event),
+        RunContext(
+            run,
+            {**pipeline.params, **params} if params else pipeline.params,
+            event=event,
+            events=events,
+        ),
         journal=journal,
         clock=clock,
         prior=_last_records(done) if done else {},

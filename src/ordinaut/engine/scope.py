@@ -11,7 +11,7 @@ from ordinaut.engine.nearest import hint
 from ordinaut.engine.scanner import caret
 from ordinaut.engine.steps import Step
 
-ROOTS = ("params", "steps", "event", "task", "run", "now")
+ROOTS = ("params", "steps", "event", "events", "task", "run", "now")
 
 
 class Scope:

@@ -42,7 +42,7 @@ from ordinaut.scheduler.spine import Relay
 from ordinaut.scheduler.tick import tick
 from ordinaut.scheduler.triggers import Triggers
 from ordinaut.scheduler.waits import Waits
-from ordinaut.store import journal, pulse, queue, schedules, workers
+from ordinaut.store import journal, pulse, queue, schedules, windows, workers
 from ordinaut.store.database import Database
 from ordinaut.store.workers import State
 from ordinaut.telemetry import logger
@@ -89,7 +89,7 @@ class Scheduler:
         self._calendars = Calendars()
         self._relay = Relay(self._db, self._bus, clock)
         self._waits = Waits(self._db)
-        self._triggers = Triggers(self._db)
+        self._triggers = Triggers(self._db, held=self._metronome.nudge)
         self._news, self._said = asyncio.Event(), asyncio.Event()
         self._quiet = 0
         self._relaying = Leadership(self._db, clock, "relay", holder=self.id)
@@ -188,7 +188,8 @@ class Scheduler:
         async with self._db.connection() as tx:
             now, due = await schedules.next_due(tx)
             wake = await queue.next_wake(tx)
-        if nexts := [at for at in (due, wake) if at is not None]:
+            close = await windows.next_close(tx)
+        if nexts := [at for at in (due, wake, close) if at is not None]:
             self._metronome.strike_in(min(nexts) - now)
 
     async def _listen(self) -> None:

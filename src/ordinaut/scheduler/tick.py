@@ -37,6 +37,7 @@ from psycopg import DataError, IntegrityError
 from ordinaut.engine.calendar import Calendar
 from ordinaut.engine.schedule import compile_schedule
 from ordinaut.model import Event
+from ordinaut.scheduler import windows
 from ordinaut.scheduler.calendars import Calendars
 from ordinaut.scheduler.catchup import NO_ABSENCES, Absences
 from ordinaut.scheduler.plan import Plan, plan, undecided_after
@@ -85,16 +86,23 @@ async def tick(
     """
     async with db.connection() as tx:
         promoted = await queue.promote(tx, limit=limit, now=now)
+    closed = await windows.close(db, now=now)
     try:
         async with db.transaction() as tx:
             result = await _fire(tx, calendars, limit=limit, now=now)
     except (DataError, IntegrityError):
         async with db.transaction() as tx:
             result = await _fire(tx, calendars, limit=limit, now=now, one_by_one=True)
+    result = replace(
+        result,
+        enqueued=result.enqueued + closed.runs,
+        skipped=result.skipped + closed.skipped,
+        promoted=promoted,
+        more=result.more or closed.more or promoted == limit,
+    )
     if promoted or result.enqueued:
         async with db.connection() as tx:
             await queue.hint(tx)
-    result = replace(result, promoted=promoted, more=result.more or promoted == limit)
     if result.enqueued or result.skipped or result.broken:
         emit("tick.fired", enqueued=result.enqueued, skipped=result.skipped, broken=result.broken)
     return result

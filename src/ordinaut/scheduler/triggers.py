@@ -5,7 +5,7 @@
     take      lock the place up to which the outbox was read; one scheduler at a time has it
     fresh     what was committed since, under the topics that tasks listen for
     hold      lock the schedules of the tasks it concerns, and load them
-    write     due work, verdicts, counts, events; move the place
+    write     due work, verdicts, counts, events, what windows hold; move the place
     commit    all of it, or nothing
 
 A task hears what happened after it was created, its schedule changed or it was resumed, and
@@ -17,24 +17,24 @@ An event of a run that an event started is one step deeper than that one. Deeper
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
-from ordinaut.engine.schedule import event_topic, jitter
+from ordinaut.engine.schedule import event_topic
 from ordinaut.errors import OrdinautError
-from ordinaut.model import Event, Json, NewWork, Verdict, uuid7
+from ordinaut.scheduler import firing, windows
+from ordinaut.scheduler.firing import Firing
 from ordinaut.scheduler.waits import is_meant, is_of_tasks, key_of, keys_of, shown
-from ordinaut.store import journal, leaders, ledger, queue, schedules, triggers
+from ordinaut.store import leaders, queue, triggers
 from ordinaut.store.database import Database, Tx
 from ordinaut.store.journal import Cursor
-from ordinaut.store.ledger import Skipped
-from ordinaut.store.schedules import Advance, Timed
-from ordinaut.store.triggers import MAX_DEPTH, Caused, Listener, Place
+from ordinaut.store.schedules import Timed
+from ordinaut.store.triggers import Caused, Listener, Place
 from ordinaut.telemetry import emit, logger
 
 STALL: Final = timedelta(seconds=10)
@@ -46,8 +46,10 @@ log = logger(__name__)
 class Triggers:
     """Reads the outbox for event tasks; any number may exist, one at a time works."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, *, held: Callable[[], None] = lambda: None) -> None:
+        """``held`` is called when windows are open whose end the tick must look at."""
         self._db = db
+        self._held = held
 
     async def run_once(self) -> bool:
         """Do one round; True when there may be more to do at once."""
@@ -60,50 +62,23 @@ class Triggers:
             if place is None:
                 return False
             events, behind, listening = await _read(tx, place)
-            started = await _start(tx, _heard(events, listening), now=place.now)
+            heard = await _start(tx, _heard(events, listening), now=place.now)
             await triggers.move_place(tx, behind)
-        if started:
-            emit("triggers.started", runs=started)
+        if heard.started:
+            emit("triggers.started", runs=heard.started)
             async with self._db.connection() as tx:
                 await queue.hint(tx)
+        if heard.held:
+            self._held()
         return behind.target is not None
 
 
-@dataclass(slots=True)
-class Firing:
-    """What a batch of events does to one task, in the order of the events."""
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What a round did: how many runs there are, and how many events were held."""
 
-    task: Timed
-    live: bool
-    work: list[NewWork] = field(default_factory=list)
-    skipped: list[Skipped] = field(default_factory=list)
-    last: datetime | None = None
-
-    def hear(self, caused: Caused, *, now: datetime) -> None:
-        """Decide whether an event that fits starts the task."""
-        if not _is_in_time(self.task, caused.event.at) or self.is_spent:
-            return
-        if caused.depth > MAX_DEPTH:
-            self._skip(
-                caused,
-                "canceled",
-                f"event {caused.event.seq} ({caused.event.topic}) comes at the end of more than "
-                f"{MAX_DEPTH} runs that started each other; do the tasks form a circle?",
-            )
-        elif self.live and self.task.overlap == "skip":
-            self._skip(caused, "skipped_overlap", "an earlier run of the task had not ended")
-        else:
-            self.work.append(_work(self.task, caused, now=now))
-            self.live, self.last = True, caused.event.at
-
-    @property
-    def is_spent(self) -> bool:
-        """Whether the task has had all the runs that it may have."""
-        most = self.task.max_runs
-        return most is not None and self.task.fired + len(self.work) >= most
-
-    def _skip(self, caused: Caused, verdict: Verdict, reason: str) -> None:
-        self.skipped.append(Skipped(self.task.task_id, caused.event.at, verdict, reason))
+    started: int = 0
+    held: int = 0
 
 
 def fits(listener: Listener, caused: Caused) -> bool:
@@ -154,20 +129,25 @@ def _key(listener: Listener) -> str | None:
         return None  # it was stored by a version that understood more
 
 
-async def _start(tx: Tx, heard: Mapping[UUID, Sequence[Caused]], *, now: datetime) -> int:
-    """Start tasks by what each of them heard; return how many runs there are."""
+async def _start(tx: Tx, heard: Mapping[UUID, Sequence[Caused]], *, now: datetime) -> Heard:
+    """Start tasks by what each of them heard, or hold it for later."""
     if not heard:
-        return 0
+        return Heard()
     tasks = [task for task in await triggers.hold(tx, sorted(heard)) if task.active]
-    live = await schedules.live(
-        tx, [t.task_id for t in tasks if t.overlap in ("skip", "cancel_running")]
-    )
+    live = await firing.live(tx, tasks)
     firings = [Firing(task, task.task_id in live) for task in tasks]
-    for firing in firings:
-        for caused in heard[firing.task.task_id]:
-            firing.hear(caused, now=now)
-    await _write(tx, [f for f in firings if f.work or f.skipped], live, now=now)
-    return sum(len(firing.work) for firing in firings)
+    kept: list[tuple[Timed, Sequence[Caused]]] = []
+    for one in firings:
+        said = [caused for caused in heard[one.task.task_id] if one.admits(caused)]
+        if one.task.event_window is not None:
+            kept.append((one.task, said))
+            continue
+        for caused in said:
+            event = {**shown(caused.event), "depth": caused.depth}
+            one.start({"event": event}, at=caused.event.at, now=now)
+    await firing.write(tx, firings, live, now=now)
+    held = await windows.hold(tx, kept, now=now)
+    return Heard(sum(len(one.work) for one in firings), held)
 
 
 def _heard(events: Sequence[Caused], listening: Sequence[Listener]) -> dict[UUID, list[Caused]]:
@@ -182,76 +162,3 @@ def _heard(events: Sequence[Caused], listening: Sequence[Listener]) -> dict[UUID
                 if fits(listener, caused):
                     heard[listener.task_id].append(caused)
     return heard
-
-
-async def _write(tx: Tx, firings: Sequence[Firing], live: set[UUID], *, now: datetime) -> None:
-    replacing = [f for f in firings if f.work and f.task.overlap == "cancel_running"]
-    overtaken = [f.task.task_id for f in replacing if f.task.task_id in live]
-    if overtaken:
-        await queue.cancel(tx, task_ids=overtaken, reason="a later event started the task", now=now)
-    for firing in replacing:
-        firing.work = firing.work[-1:]
-    await queue.enqueue(tx, [work for f in firings for work in f.work], now=now)
-    await ledger.record(tx, [skipped for f in firings for skipped in f.skipped], now=now)
-    await schedules.advance(tx, [_advance(f) for f in firings])
-    spent = [f.task.task_id for f in firings if f.is_spent]
-    await schedules.end_tasks(tx, spent, status="completed", now=now)
-    await journal.emit(tx, [event for f in firings for event in _events(f)], now=now)
-
-
-def _work(task: Timed, caused: Caused, *, now: datetime) -> NewWork:
-    run_at = now
-    if task.jitter_seconds:
-        run_at += jitter(task.task_id, caused.event.at, task.jitter_seconds)
-    key, most = task.lane
-    payload: Json = {"event": {**shown(caused.event), "depth": caused.depth}}
-    return NewWork(
-        uuid7(),
-        task.task_id,
-        task.version,
-        None,
-        run_at,
-        task.priority,
-        "event",
-        payload,
-        key,
-        most,
-    )
-
-
-def _is_in_time(task: Timed, at: datetime) -> bool:
-    """Tell whether a task listened at that instant."""
-    schedule = task.schedule
-    begins = [task.decided_until, task.resumed_at, schedule.starts_at]
-    if any(begin is not None and at < begin for begin in begins):
-        return False
-    return schedule.ends_at is None or at <= schedule.ends_at
-
-
-def _advance(firing: Firing) -> Advance:
-    task = firing.task
-    return Advance(
-        task.task_id,
-        None,
-        task.decided_until,
-        last_scheduled_for=firing.last,
-        fired=len(firing.work),
-    )
-
-
-def _events(firing: Firing) -> list[Event]:
-    task_id = firing.task.task_id
-    events = []
-    if firing.skipped:
-        ats = sorted(s.scheduled_for for s in firing.skipped)
-        data = {
-            "verdicts": Counter(s.verdict for s in firing.skipped),
-            "first": ats[0].isoformat(),
-            "last": ats[-1].isoformat(),
-            "reason": firing.skipped[-1].reason,
-            "trigger": "event",
-        }
-        events.append(Event("task.skipped", data, task_id))
-    if firing.is_spent:
-        events.append(Event("task.completed", {"status": "completed"}, task_id))
-    return events

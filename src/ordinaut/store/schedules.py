@@ -17,7 +17,7 @@ from importlib import metadata
 from typing import Any
 from uuid import UUID
 
-from ordinaut.model import Catchup, Overlap, Schedule, TaskStatus
+from ordinaut.model import Catchup, Json, Overlap, Schedule, TaskStatus
 from ordinaut.store import ledger
 from ordinaut.store.database import Queries, Tx
 from ordinaut.store.ledger import Skipped
@@ -49,6 +49,7 @@ class Timed:
     resumed_at: datetime | None
     snoozed_for: datetime | None
     snoozed_to: datetime | None
+    event_window: Json = None
 
     @property
     def lane(self) -> tuple[str | None, int]:

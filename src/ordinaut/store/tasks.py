@@ -163,6 +163,7 @@ async def lock_one(
 async def update(tx: Tx, before: Task, *, after: Task, actor: Actor) -> None:
     """Replace a locked task; its schedule row is the caller's to set."""
     values = _columns(after) | {"labels": Jsonb(dict(after.labels)), "now": after.updated_at}
+    values["event_window"] = None if after.event_window is None else Jsonb(after.event_window)
     await tx.execute(SQL["update"], values | {"payload": Jsonb(after.payload)})
     await _tell(tx, "update", actor, before, after=flat(after))
 
@@ -256,7 +257,7 @@ def _record(row: tuple[Any, ...]) -> TaskRecord:
     )  # fmt: skip
     # In the order of the columns, which is the order of the fields.
     values: tuple[Any, ...] = (
-        task_id, version, title, schedule, *row[15:19], description, status, *row[19:36]
+        task_id, version, title, schedule, *row[15:19], description, status, *row[19:37]
     )  # fmt: skip
-    last_run = None if row[37] is None else LastRun(*row[37:42])
-    return TaskRecord(Task(*values), row[36], last_run)
+    last_run = None if row[38] is None else LastRun(*row[38:43])
+    return TaskRecord(Task(*values), row[37], last_run)

@@ -104,6 +104,7 @@ class Execution:
             done=job.done,
             secrets=self._vault.of(definition.created_by),
             event=given.get("event"),
+            events=given.get("events"),
             params=given.get("params"),
         )
         if journal.pen is not None:

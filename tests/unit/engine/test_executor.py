@@ -166,6 +166,7 @@ async def test_what_expressions_see(bench: Bench) -> None:
                 "params": {"a": 1, "b": 2, "c": 3},
                 "steps": {},
                 "event": {"topic": "mail.received", "payload": {"from": "x"}},
+                "events": [{"topic": "mail.received", "payload": {"from": "x"}}],
                 "task": {"id": str(UUID(int=2)), "title": "Mail"},
                 "run": {
                     "id": str(UUID(int=1)),

@@ -99,6 +99,7 @@ class RunOut(Answer):
     worker_id: UUID | None
     params: Json
     event: Json
+    events: Json
     output: Json
     error: Json
     wait: Json

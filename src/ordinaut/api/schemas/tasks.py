@@ -5,8 +5,16 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, TypeAlias
 from uuid import UUID
 
-from pydantic import Field, StringConstraints, create_model, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    StringConstraints,
+    create_model,
+    model_validator,
+    with_config,
+)
 from pydantic.fields import FieldInfo
+from typing_extensions import TypedDict
 
 from ordinaut.api.schemas.base import (
     Answer,
@@ -18,6 +26,7 @@ from ordinaut.api.schemas.base import (
     PageQuery,
     Text,
 )
+from ordinaut.engine.windows import MAX_EVENTS
 from ordinaut.model import (
     Backoff,
     Catchup,
@@ -55,6 +64,20 @@ class ScheduleFields(Body):
     on_excluded: OnExcluded = "skip"
 
 
+@with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
+class EventWindow(TypedDict, total=False):
+    """Which events start a run of an ``event`` task together: after quiet, or in batches.
+
+    ``by`` is JMESPath over the event: each value that it yields has a window of its own.
+    """
+
+    debounce_seconds: Annotated[float, Field(ge=0.1, le=DAY)]
+    max_wait_seconds: Annotated[float, Field(ge=0.1, le=7 * DAY)]
+    batch_seconds: Annotated[float, Field(ge=0.1, le=DAY)]
+    max_events: Annotated[int, Field(ge=1, le=MAX_EVENTS)]
+    by: Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+
+
 class TaskIn(ScheduleFields):
     """A task as it is sent; ``timezone`` is the server's when it is left out."""
 
@@ -75,6 +98,7 @@ class TaskIn(ScheduleFields):
     jitter_seconds: Annotated[int, Field(ge=0, le=DAY)] = 0
     max_runs: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     timeout_seconds: Annotated[float, Field(gt=0, le=30 * DAY)] | None = None
+    event_window: EventWindow | None = None
     labels: Labels = Field(default_factory=dict)
 
 
@@ -208,6 +232,7 @@ class TaskOut(Answer):
     timeout_seconds: float | None
     concurrency_key: str | None
     max_concurrency: int
+    event_window: EventWindow | None
     labels: dict[str, str]
     created_by: UUID
     created_at: Instant

@@ -1,0 +1,14 @@
+"""Windows in which events start one run together."""
+
+from importlib import resources
+
+from alembic import op
+
+revision = "0014_event_windows"
+down_revision = "0010_session"
+
+
+def upgrade() -> None:
+    sql = resources.files("ordinaut.store").joinpath(f"migrations/versions/{revision}.sql")
+    bind = op.get_bind().execution_options(no_parameters=True)
+    bind.exec_driver_sql(sql.read_text())
