@@ -17,6 +17,7 @@ from ordinaut import telemetry
 from ordinaut.errors import ExtensionError, Forbidden, NotFound, OrdinautError
 from ordinaut.plugins.base import Capability
 from ordinaut.plugins.facades import denial
+from ordinaut.plugins.home import RUNAWAY_SECONDS
 from ordinaut.plugins.member import Member
 from ordinaut.plugins.schema import Manifest
 
@@ -71,6 +72,10 @@ class Gateway:
         member = await self._start(name)
         if member.app is None:
             raise denial(name, capability)
+        if (seconds := member.home.silence()) >= RUNAWAY_SECONDS:
+            # Requests that nobody answers would pile up behind the one that blocks.
+            text = f"its code has blocked its event loop for {seconds:.0f} s"
+            raise ExtensionError(f"extension {name!r} is not available: {text}")
         child = _child(scope, f"{root}/{name}", rest, member.lifespan_state)
         await self._run(member, child, receive, send)
         # For the outer application's metrics: which route of the extension it was.

@@ -9,30 +9,31 @@ else. ::
               ◄── back(fn) ──
 
 Blocking is harmless to others, computing without end is not: the interpreter's lock lets one
-thread compute at a time. So the host asks each home whether it is a :meth:`ThreadHome.runaway`
-and ends it then.
+thread compute at a time. So the lock is asked for more often than by default, and the host asks
+each home whether it is a :meth:`ThreadHome.runaway` and ends it then.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
+import sys
 import threading
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ordinaut.errors import ExtensionError
+from ordinaut.plugins.effort import Efforts, Pulse
 
 T = TypeVar("T")
 
 STOP_SECONDS = 2.0
-RUNAWAY_SECONDS = 2.0  # without an answer of the loop, and
-RUNAWAY_SHARE = 0.5  # of that time spent computing, or waiting for a processor to do so
+RUNAWAY_SECONDS = 2.0  # of computing in the loop without an answer
+EFFORT_SECONDS = 10.0  # of computing in one synchronous route, which has a thread of its own
+SWITCH_SECONDS = 0.0005  # a thread that computes is asked for the interpreter's lock after this
 
 
 class Interrupted(SystemExit):
@@ -56,6 +57,9 @@ class Home(Protocol):
     def runaway(self) -> bool:
         """Tell whether it computes without end; to be asked about once a second."""
 
+    def silence(self) -> float:
+        """Return for how many seconds its loop has not answered, as far as it was asked."""
+
     async def close(self) -> None:
         """End what still runs there, by force if need be; harmless when repeated."""
 
@@ -77,6 +81,9 @@ class CoreHome:
     def runaway(self) -> bool:
         return False
 
+    def silence(self) -> float:
+        return 0.0
+
     async def close(self) -> None:
         return None
 
@@ -93,6 +100,7 @@ class ThreadHome:
         self._thread: threading.Thread | None = None
         self._closing = False
         self._pulse = Pulse(patience)
+        self._efforts = Efforts(patience * EFFORT_SECONDS / RUNAWAY_SECONDS)
 
     async def run(self, fn: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
         self._core = asyncio.get_running_loop()
@@ -114,7 +122,11 @@ class ThreadHome:
     def runaway(self) -> bool:
         if self._loop is None or self._thread is None or not self._thread.is_alive():
             return False
-        return self._pulse.is_lost(self._loop, self._thread)
+        lost = self._pulse.is_lost(self._loop, self._thread)
+        return self._efforts.are_too_much(self._helpers()) or lost
+
+    def silence(self) -> float:
+        return self._pulse.silence()
 
     async def close(self) -> None:
         if self._loop is None or self._thread is None:
@@ -124,58 +136,29 @@ class ThreadHome:
             with suppress(RuntimeError):  # it closed itself this instant
                 self._loop.call_soon_threadsafe(self._loop.stop)
         await asyncio.to_thread(self._thread.join, STOP_SECONDS)
-        if self._thread.is_alive() and self._thread.ident is not None:
+        stuck = [one for one in (self._thread, *self._helpers()) if one.is_alive()]
+        for thread in stuck:
             # It did not even stop, so the thread is in the extension's code. What computes is
             # interrupted at once, what sleeps when it wakes; nobody waits for that.
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                ctypes.c_ulong(self._thread.ident), ctypes.py_object(Interrupted)
-            )
+            _interrupt(thread)
+        if self._thread in stuck:
             await asyncio.to_thread(self._thread.join, STOP_SECONDS / 4)
+
+    def _helpers(self) -> list[threading.Thread]:
+        """The threads in which its synchronous routes run: anyio's, which know their loop."""
+        return [one for one in threading.enumerate() if getattr(one, "loop", None) is self._loop]
 
     def _started(self) -> asyncio.AbstractEventLoop:
         if self._closing or (self._thread is not None and not self._thread.is_alive()):
             raise ExtensionError(f"the thread of extension {self._name!r} has ended")
         if self._loop is None:
+            sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_SECONDS))
             self._loop = asyncio.new_event_loop()
             self._thread = threading.Thread(
                 target=_live, args=(self._loop,), name=f"ext:{self._name}", daemon=True
             )
             self._thread.start()
         return self._loop
-
-
-class Pulse:
-    """Whether a loop answers, and how much its thread computes while it does not."""
-
-    def __init__(self, patience: float) -> None:
-        self._patience = patience
-        self._answered = True
-        self._asked_at = 0.0
-        self._cpu = 0.0
-
-    def is_lost(self, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> bool:
-        """Ask the loop, or look how long it has not answered."""
-        now, cpu = time.monotonic(), _cpu_seconds(thread)
-        if self._answered:
-            self._answered, self._asked_at, self._cpu = False, now, cpu
-            loop.call_soon_threadsafe(self._answer)
-            return False
-        waited = now - self._asked_at
-        return waited >= self._patience and cpu - self._cpu >= waited * RUNAWAY_SHARE
-
-    def _answer(self) -> None:
-        self._answered = True
-
-
-def _cpu_seconds(thread: threading.Thread) -> float:
-    """The time a thread wanted to compute; 0 where the platform can not tell (macOS)."""
-    # Not time.pthread_getcpuclockid(): a thread that ends meanwhile may take the process along.
-    try:
-        text = Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text()
-    except OSError:
-        return 0.0
-    computed, waited, _ = map(int, text.split())
-    return (computed + waited) / 1e9
 
 
 async def _across(
@@ -193,6 +176,12 @@ async def _contained(fn: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any)
         raise ExtensionError("its code was interrupted") from None
     except SystemExit as error:
         raise ExtensionError(f"its code called exit({error.code})") from None
+
+
+def _interrupt(thread: threading.Thread) -> None:
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Interrupted)
+    )
 
 
 def _live(loop: asyncio.AbstractEventLoop) -> None:

@@ -180,21 +180,31 @@ class ExtensionHost:
     async def _start(self, role: Role) -> None:
         self._role = role
         await self._try_to_refresh()
-        await asyncio.gather(
-            *(
-                member.start(live=role.live)
-                for id, member in self._members.items()
-                if id not in self._disabled and role.wants(member.manifest)
-            )
-        )
+        if any(not member.home.is_core for member in self._members.values()):
+            self._duties.append(asyncio.create_task(self._watch(), name="extensions:watch"))
+        await self._start_wanted(role)
         self._duties.append(asyncio.create_task(self._follow(), name="extensions:follow"))
         if self._settings.ext_reload:
             found = (member.found for member in self._members.values())
             changes = Changes({one.id: one.folder for one in found if one.source == "path"})
             reloading = asyncio.create_task(self._reload(changes), name="extensions:reload")
             self._duties.append(reloading)
-        if any(not member.home.is_core for member in self._members.values()):
-            self._duties.append(asyncio.create_task(self._watch(), name="extensions:watch"))
+
+    async def _start_wanted(self, role: Role) -> None:
+        """Start what is wanted; a stranger that takes long comes after the process is there."""
+        wanted = [
+            member
+            for id, member in self._members.items()
+            if id not in self._disabled and role.wants(member.manifest)
+        ]
+        starting = {
+            asyncio.create_task(member.start(live=role.live)): member.home.is_core
+            for member in wanted
+        }
+        if starting:
+            await asyncio.wait(starting, timeout=self._limits.patience)
+            await asyncio.gather(*(task for task, is_core in starting.items() if is_core))
+        self._duties += [task for task in starting if not task.done()]
 
     async def _follow(self) -> None:
         while True:
@@ -219,7 +229,7 @@ class ExtensionHost:
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             for member in tuple(self._members.values()):
-                if member.state == "started" and member.home.runaway():
+                if member.state in ("loaded", "started") and member.home.runaway():
                     await member.end_runaway()
 
     def _member_of(self, extension_id: str) -> Member:

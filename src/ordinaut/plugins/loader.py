@@ -157,8 +157,9 @@ def _dotted(manifest: Manifest) -> str:
 def _import_folder(folder: Path, manifest: Manifest) -> ModuleType:
     """Import from a folder as a package of its own, afresh each time, so that it reloads."""
     package = f"{_FOREIGN}{manifest.id}"
-    for name in [name for name in sys.modules if name.split(".")[0] == package]:
-        del sys.modules[name]
+    for name in tuple(sys.modules):  # other threads import meanwhile
+        if name.split(".")[0] == package:
+            del sys.modules[name]
     importlib.invalidate_caches()
     spec = importlib.util.spec_from_loader(package, loader=None, is_package=True)
     assert spec is not None

@@ -24,7 +24,7 @@ from ordinaut.engine.registry import ToolRegistry
 from ordinaut.errors import OrdinautError
 from ordinaut.plugins import loader
 from ordinaut.plugins.base import Extension
-from ordinaut.plugins.home import RUNAWAY_SECONDS, Home
+from ordinaut.plugins.home import Home
 from ordinaut.plugins.kit import Kit, Offer
 from ordinaut.plugins.life import Life
 from ordinaut.plugins.loader import Found
@@ -40,11 +40,15 @@ log = telemetry.logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long an extension may take, in seconds."""
+    """How long an extension may take, in seconds.
+
+    After ``patience`` the process goes on without those that are still starting.
+    """
 
     load: float = 10.0
     start: float = 10.0
     stop: float = 5.0
+    patience: float = 5.0
 
 
 class Member:
@@ -135,7 +139,8 @@ class Member:
             self.fail(f"{verb} took longer than {limit:g} s")
             await self.home.close()
         except OrdinautError as error:
-            self.fail(error.message)
+            if self.state != "failed":  # else it was ended, for a reason that is known
+                self.fail(error.message)
         except Exception as error:
             log.exception("extension.fault", extension=self.found.id, verb=verb)
             self.fail(f"{verb}: {type(error).__name__}: {error}")
@@ -144,7 +149,7 @@ class Member:
 
     async def end_runaway(self) -> None:
         """Fail an extension that computes without giving way, and end it."""
-        self.fail(f"its code computed for {RUNAWAY_SECONDS:g} s without giving way")
+        self.fail("its code computed for seconds without giving way")
         await self.home.close()
 
     def fail(self, reason: str) -> None:
@@ -172,7 +177,8 @@ class Member:
         life = Life(self._extension, self.kit, live=live)
         self.lifespan_state = await self.home.run(life.enter)
         self._life = life
-        self.state = "started"
+        if self.state == "loaded":
+            self.state = "started"
 
     def _withdraw(self) -> None:
         self._life = None

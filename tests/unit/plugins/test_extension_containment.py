@@ -93,6 +93,7 @@ async def test_every_broken_extension_is_shown_with_its_reason_and_harms_nobody(
     broken: Path,
 ) -> None:
     async with host(broken, limits=LIMITS) as running, pulse() as worst:
+        await until(lambda: all(shown(running, name).state == "failed" for name in BROKEN))
         for name, (_, reason) in BROKEN.items():
             one = shown(running, name)
             assert one.state == "failed", name
@@ -110,6 +111,25 @@ async def test_the_core_keeps_its_time_while_extensions_block(tmp_path: Path) ->
         async with running:
             assert shown(running, "blocks").state == "started"
         assert worst() < 0.3
+
+
+async def test_a_stranger_that_takes_long_to_start_holds_nobody_up(tmp_path: Path) -> None:
+    code = extension("slow", more="async def on_startup(self, app): await asyncio.sleep(0.5)")
+    write(tmp_path, "slow", code, eager=True)
+    write(tmp_path, "hello", HELLO, grants=["ROUTES"], eager=True)
+    async with host(tmp_path, limits=Limits(patience=0.3)) as running:
+        assert shown(running, "slow").state != "started"
+        assert shown(running, "hello").state == "started"
+        await until(lambda: shown(running, "slow").state == "started")
+    assert shown(running, "slow").state == "stopped"
+
+
+async def test_a_process_may_stop_while_a_stranger_starts(tmp_path: Path) -> None:
+    code = extension("slow", more="async def on_startup(self, app): await asyncio.sleep(60)")
+    write(tmp_path, "slow", code, eager=True)
+    async with host(tmp_path, limits=Limits(patience=0.1)) as running:
+        assert shown(running, "slow").state != "started"
+    assert shown(running, "slow").state == "stopped"
 
 
 async def test_a_task_that_never_gives_way_is_ended(tmp_path: Path) -> None:
@@ -132,6 +152,16 @@ async def test_a_task_that_never_gives_way_is_ended(tmp_path: Path) -> None:
         async with pulse() as worst:
             await asyncio.sleep(0.3)
         assert worst() < 0.5
+
+
+async def test_a_start_that_never_gives_way_is_ended_before_its_time_is_over(
+    tmp_path: Path,
+) -> None:
+    spin = "async def on_startup(self, app):\n    while True: pass"
+    write(tmp_path, "spins", extension("spins", more=spin), eager=True)
+    async with host(tmp_path, limits=Limits(start=60.0, patience=0.0)) as running:
+        await until(lambda: shown(running, "spins").state == "failed")
+        assert "without giving way" in shown(running, "spins").reason
 
 
 async def test_a_background_task_that_fails_is_restarted_with_backoff_and_seen(

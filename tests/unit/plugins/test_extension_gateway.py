@@ -225,6 +225,32 @@ async def test_a_route_that_raises_is_a_500_problem_of_its_own(tmp_path: Path) -
         assert (await client.get("/ext/demo/good")).json() == 1
 
 
+async def test_requests_do_not_pile_up_behind_a_route_that_blocks(tmp_path: Path) -> None:
+    setup = """
+    router = APIRouter()
+    @router.get("/block")
+    async def block(): time.sleep(4)
+    @router.get("/ok")
+    async def ok(): return 1
+    return router
+    """
+    write(tmp_path, "demo", extension("demo", wants="ROUTES", setup=setup), grants=["ROUTES"])
+    async with served(host(tmp_path, authorize=anyone)) as client, asyncio.timeout(20):
+        assert (await client.get("/ext/demo/ok")).json() == 1
+        blocking = asyncio.create_task(client.get("/ext/demo/block"))
+        while not blocking.done():
+            refused = asyncio.create_task(client.get("/ext/demo/ok"))
+            await asyncio.wait([refused], timeout=0.5)
+            if refused.done() and refused.result().status_code == 503:
+                break
+        else:
+            pytest.fail("nobody was refused")
+        assert "has blocked its event loop" in refused.result().json()["detail"]
+        assert not blocking.done()
+        await blocking
+        assert (await client.get("/ext/demo/ok")).json() == 1
+
+
 async def test_a_disabled_extension_answers_503(tmp_path: Path) -> None:
     echo(tmp_path)
     running = host(tmp_path, authorize=anyone)

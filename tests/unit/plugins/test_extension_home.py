@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 
+import anyio.to_thread
 import pytest
 
 from ordinaut.errors import ExtensionError
@@ -83,10 +84,51 @@ async def test_a_thread_that_sleeps_is_no_runaway_and_one_that_spins_is(home: Th
         await working
 
 
-async def watch(home: ThreadHome) -> bool:
-    """Ask as the host does, for twice as long as it is patient."""
+async def test_a_synchronous_route_that_spins_is_a_runaway_and_many_short_ones_are_not(
+    home: ThreadHome,
+) -> None:
+    def computes(seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            pass
+
+    async def often() -> None:
+        for _ in range(40):
+            await anyio.to_thread.run_sync(computes, 0.05)
+
+    working = asyncio.create_task(home.run(often))
+    assert await watch(home, looks=26) is False
+    await working
+    working = asyncio.create_task(home.run(anyio.to_thread.run_sync, computes, 60))
+    assert await watch(home, looks=50) is True
+    await home.close()
+    with pytest.raises((ExtensionError, asyncio.CancelledError)):
+        await working
+    for thread in home._helpers():
+        await asyncio.to_thread(thread.join, 5)
+    assert home._helpers() == []
+
+
+async def test_a_loop_that_is_blocked_is_silent(home: ThreadHome) -> None:
+    async def blocks() -> None:
+        time.sleep(2 * PATIENCE)  # noqa: ASYNC251  # the fault that is tested
+
+    await home.run(where)
+    assert home.silence() == 0.0
+    working = asyncio.create_task(home.run(blocks))
+    await asyncio.sleep(PATIENCE / 4)
+    home.runaway()
+    await asyncio.sleep(PATIENCE)
+    assert home.silence() >= PATIENCE
+    await working
+    await home.run(where)
+    assert home.silence() == 0.0
+
+
+async def watch(home: ThreadHome, *, looks: int = 8) -> bool:
+    """Ask as the host does, by default for twice as long as it is patient."""
     found = False
-    for _ in range(8):
+    for _ in range(looks):
         await asyncio.sleep(PATIENCE / 4)
         found = found or home.runaway()
     return found
