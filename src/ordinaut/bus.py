@@ -31,7 +31,10 @@ from redis.exceptions import RedisError, ResponseError, WatchError
 from ordinaut import cancellation
 from ordinaut.errors import InvalidInput, Unavailable
 
+FAMILY = "ordinaut:"  # what the names of all our keys begin with
 EVENTS = "ordinaut:events"
+DEAD = ":dead"  # what the names of streams of dead letters end with
+REDELIVERED_TO = "redelivered_to"  # the field that names the only group meant by a message
 # The hash tag puts the marker into the slot of the stream it speaks of, also on a Cluster.
 MARKER = f"ordinaut:relay:{{{EVENTS}}}"
 MAX_LENGTH = 100_000  # entries of a stream, about; what fell out is still in the outbox
@@ -198,6 +201,49 @@ class Bus:
             )
             if not waiting:
                 await self._client.xgroup_delconsumer(stream, group, consumer)
+
+    async def streams(self) -> list[str]:
+        """Return the streams that exist, in alphabetical order."""
+        async with _reaching():
+            scan = self._client.scan_iter(match=f"{FAMILY}*", count=1_000, _type="stream")
+            return sorted({name async for name in scan})
+
+    async def groups(self, stream: str) -> list[Mapping[str, Any]]:
+        """Return what Redis says of the groups of a stream (``XINFO GROUPS``)."""
+        async with _reaching():
+            found: list[Mapping[str, Any]] = await self._client.xinfo_groups(stream)
+            return found
+
+    async def consumers(self, stream: str, group: str) -> list[Mapping[str, Any]]:
+        """Return what Redis says of the consumers of a group (``XINFO CONSUMERS``)."""
+        async with _reaching():
+            found: list[Mapping[str, Any]] = await self._client.xinfo_consumers(stream, group)
+            return found
+
+    async def length(self, stream: str) -> int:
+        """Return how many messages a stream has; 0 when there is none of this name."""
+        async with _reaching():
+            found: int = await self._client.xlen(stream)
+            return found
+
+    async def newest(self, stream: str, *, before: str | None, limit: int) -> list[Message]:
+        """Return the newest messages of a stream that come ``before`` one, the newest first."""
+        async with _reaching():
+            last = "+" if before is None else f"({before}"
+            found = await self._client.xrevrange(stream, max=last, count=limit)
+            return [Message(stream, id, fields) for id, fields in found]
+
+    async def pick(self, stream: str, ids: Sequence[str]) -> list[Message]:
+        """Return those messages of a stream that exist among ``ids``."""
+        async with _reaching():
+            found = [await self._client.xrange(stream, min=id, max=id) for id in ids]
+            return [Message(stream, id, fields) for pairs in found for id, fields in pairs]
+
+    async def remove(self, stream: str, ids: Sequence[str]) -> int:
+        """Take messages out of a stream; return how many there were."""
+        async with _reaching():
+            gone: int = await self._client.xdel(stream, *ids) if ids else 0
+            return gone
 
 
 @asynccontextmanager

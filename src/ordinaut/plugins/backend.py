@@ -83,7 +83,9 @@ def backend_of(settings: Settings, db: Database | None, clock: Clock | None = No
     return Backend(
         publish=publish,
         transport=lambda: Bus(settings.redis_url),
-        services=None if db is None else StoreServices(db, clock or SystemClock()),
+        services=None
+        if db is None
+        else StoreServices(db, clock or SystemClock(), redis_url=settings.redis_url),
         choices=choices,
         leases=AlwaysOurs() if db is None else StoredLeases(db),
     )

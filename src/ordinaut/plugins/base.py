@@ -12,7 +12,7 @@ through Ordinaut, not what Python lets them do.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, TypeAlias
 from uuid import UUID
@@ -176,11 +176,15 @@ class Figures:
 
     ``queue`` is the due work by state: how much, and the age of the oldest in seconds.
     ``processes`` counts by kind and state, ``run_events`` by topic since the first call.
+    ``groups`` are those that listen, by stream and name: lag, pending, dead consumers.
+    ``dead_letters`` counts by stream. Both are empty while Redis is away.
     """
 
     queue: Mapping[str, tuple[int, float]]
     processes: Mapping[tuple[str, str], int]
     run_events: Mapping[str, int]
+    groups: Mapping[tuple[str, str], tuple[int | None, int, int]] = field(default_factory=dict)
+    dead_letters: Mapping[str, int] = field(default_factory=dict)
 
 
 class Services(Protocol):

@@ -28,6 +28,7 @@ from ordinaut.engine import values
 from ordinaut.errors import CapabilityDenied, ExtensionError, Unavailable
 from ordinaut.model import Event, Json, uuid7
 from ordinaut.plugins.base import Handler, Message
+from ordinaut.subscribers import DEAD_AFTER
 
 Publish: TypeAlias = Callable[[Event], Awaitable[None]]
 
@@ -45,7 +46,7 @@ class Pace:
 
     block: float = 2.0
     handler: float = 30.0  # a handler that takes longer has failed
-    claim_idle: float = 120.0  # longer than all tries of a living consumer
+    claim_idle: float = DEAD_AFTER  # longer than all tries of a living consumer
     claim_every: float = 15.0
     first_pause: float = 0.5  # doubles from try to try
     tries: int = 5
@@ -144,6 +145,9 @@ class Consumer:
 
     async def _take(self, raw: bus.Message) -> None:
         """Handle one message to its end: acknowledged, or dead and acknowledged."""
+        if raw.fields.get(bus.REDELIVERED_TO, self._of.group) != self._of.group:
+            await self._transport.acknowledge(self._of.stream, self._of.group, [raw.id])
+            return
         error = f"its consumers died {raw.deliveries - 1} times"
         for attempt in range(raw.deliveries, self._pace.tries + 1):
             try:
@@ -168,7 +172,7 @@ class Consumer:
 
     async def _bury(self, raw: bus.Message, error: str) -> None:
         fields = {**raw.fields, "error": error[:2000], "group": self._of.group}
-        await self._transport.put(bus.Entry(f"{raw.stream}:dead", fields))
+        await self._transport.put(bus.Entry(raw.stream + bus.DEAD, fields))
         self._of.dead += 1
 
     async def _leave(self) -> None:
@@ -226,7 +230,7 @@ class EventsFacade:
             raise self._transport
         if self._opened is None:
             raise ExtensionError("events can be read while the extension is started")
-        stream = f"{self._stream(name)}:dead"
+        stream = self._stream(name) + bus.DEAD
         found = await self._opened.tail(stream, after="0", block=0.001, limit=limit)
         return [_message(raw, self._pace.tries) for raw in found]
 

@@ -9,14 +9,17 @@ from collections import Counter
 from datetime import timedelta
 from uuid import UUID
 
+from ordinaut import subscribers
+from ordinaut.bus import Bus
 from ordinaut.clock import Clock
 from ordinaut.engine.tool import ToolContext
-from ordinaut.errors import Conflict, NotFound, ToolError
+from ordinaut.errors import Conflict, NotFound, ToolError, Unavailable
 from ordinaut.model import Event, Json, NewWork
 from ordinaut.plugins.base import Figures
 from ordinaut.store import agents, cluster, figures, journal, queue, runs, tasks, triggers
 from ordinaut.store.database import Database, Tx
 from ordinaut.store.runs import Run
+from ordinaut.subscribers import Stream
 
 # Facts of the core and of extensions, which nobody else may state.
 RESERVED_TOPICS = ("agent", "ext", "run", "step", "system", "task", "worker")
@@ -30,8 +33,9 @@ _TOPIC = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 class StoreServices:
     """Implements :class:`ordinaut.plugins.base.Services`."""
 
-    def __init__(self, db: Database, clock: Clock) -> None:
+    def __init__(self, db: Database, clock: Clock, *, redis_url: str) -> None:
         self._db = db
+        self._redis_url = redis_url
         self._clock = clock
         self._counting = asyncio.Lock()
         self._seen: str | None = None
@@ -83,6 +87,7 @@ class StoreServices:
                 self._seen = await figures.snapshot(tx)
             self._seen, fresh = await figures.run_events(tx, self._seen)
             self._run_events.update(fresh)
+        streams = await self._streams()
         return Figures(
             queue={
                 one.state: (one.count, max(0.0, (now - one.oldest_run_at) / timedelta(seconds=1)))
@@ -90,7 +95,20 @@ class StoreServices:
             },
             processes=processes,
             run_events=dict(self._run_events),
+            groups={
+                (one.stream, one.group): (one.lag, one.pending, sum(c.dead for c in one.consumers))
+                for stream in streams
+                for one in stream.groups
+            },
+            dead_letters={stream.stream: stream.dead_letters for stream in streams},
         )
+
+    async def _streams(self) -> list[Stream]:
+        try:
+            async with Bus(self._redis_url) as bus:
+                return await subscribers.overview(bus)
+        except Unavailable:
+            return []
 
     async def _enqueue(
         self, tx: Tx, call: ToolContext, task_id: UUID, run_id: UUID, params: Json

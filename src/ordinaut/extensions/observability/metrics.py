@@ -108,3 +108,29 @@ class ClusterCollector(Collector):
             if event not in ENDED:
                 events.add_metric([event], count)
         yield from (depth, oldest, processes, runs, events)
+        yield from self._subscribers()
+
+    def _subscribers(self) -> Iterator[Metric]:
+        labels = ["stream", "group"]
+        lag = GaugeMetricFamily(
+            "ordinaut_group_lag", "Messages that a group was not given yet.", labels=labels
+        )
+        pending = GaugeMetricFamily(
+            "ordinaut_group_pending", "Messages that a group has not acknowledged.", labels=labels
+        )
+        lost = GaugeMetricFamily(
+            "ordinaut_group_dead_consumers",
+            "Consumers of a group that hold messages and say nothing any more.",
+            labels=labels,
+        )
+        for names, (behind, held, dead) in self.figures.groups.items():
+            if behind is not None:
+                lag.add_metric(names, behind)
+            pending.add_metric(names, held)
+            lost.add_metric(names, dead)
+        letters = GaugeMetricFamily(
+            "ordinaut_dead_letters", "Messages that no group could handle.", labels=["stream"]
+        )
+        for stream, count in self.figures.dead_letters.items():
+            letters.add_metric([stream], count)
+        yield from (lag, pending, lost, letters)

@@ -1,0 +1,245 @@
+"""Who listens to the streams: lag, pending, dead consumers, dead letters; on a real Valkey."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+
+import httpx2
+import pytest
+
+from calling import NOW, act, assert_problem, client_to, make_agent, rows, settings_of, started
+from ordinaut import bus as transport
+from ordinaut import subscribers
+from ordinaut.bus import Bus, Entry
+from ordinaut.clock import TravelClock
+from ordinaut.plugins.base import Message
+from ordinaut.plugins.events import Consumer, Pace, Subscription
+from ordinaut.store.database import Database
+
+STREAM = transport.extension_stream("demo", "told")
+QUICK = Pace(block=0.05, first_pause=0.001, claim_every=100.0, tries=2)
+
+
+@pytest.fixture
+async def bus(redis_url: str) -> AsyncIterator[Bus]:
+    async with Bus(redis_url) as one:
+        yield one
+
+
+@pytest.fixture
+async def admin(
+    db: Database, database_url: str, redis_url: str
+) -> AsyncIterator[httpx2.AsyncClient]:
+    settings = settings_of(database_url, redis_url)
+    _, key = await make_agent(db, settings, "admin")
+    async with started(settings, TravelClock(NOW)) as app, client_to(app, key) as client:
+        yield client
+
+
+class Ears:
+    """A group that hears; of what is poison it dies as often as it is told."""
+
+    def __init__(self, bus: Bus, group: str) -> None:
+        self.heard: list[int] = []
+        self.poison: set[int] = set()
+        self.group = group
+        self._consumer = Consumer(Subscription(STREAM, group, self._hear), bus, QUICK)
+
+    async def _hear(self, message: Message) -> None:
+        if message.data["n"] in self.poison:
+            raise RuntimeError("poison")
+        self.heard.append(message.data["n"])
+
+    async def run(self) -> None:
+        await self._consumer.run_once()
+
+
+async def put(bus: Bus, *numbers: int) -> None:
+    for n in numbers:
+        fields = {"id": f"{n}000", "type": "ext.demo.told", "data": json.dumps({"n": n})}
+        await bus.put(Entry(STREAM, fields))
+
+
+async def ears(bus: Bus, group: str) -> Ears:
+    await bus.ensure_group(STREAM, group, start="0")
+    return Ears(bus, group)
+
+
+async def told(client: httpx2.AsyncClient) -> dict[str, object]:
+    answer = await client.get("/events/subscribers")
+    assert answer.status_code == 200, answer.text
+    found: dict[str, object] = {one["stream"]: one for one in answer.json()["items"]}[STREAM]
+    return found
+
+
+async def test_lag_and_pending_of_a_group_are_shown(bus: Bus, admin: httpx2.AsyncClient) -> None:
+    one = await ears(bus, "demo:one")
+    await ears(bus, "demo:two")
+    await put(bus, 1, 2)
+    await one.run()
+    await put(bus, 3)
+    await bus.read(STREAM, "demo:one", "frozen", block=1, limit=1)
+    await put(bus, 4, 5)
+
+    found = await told(admin)
+
+    assert (found["length"], found["dead_letters"]) == (5, 0)
+    shown = {g["group"]: (g["lag"], g["pending"]) for g in found["groups"]}  # type: ignore[attr-defined]
+    assert shown == {"demo:one": (2, 1), "demo:two": (5, 0)}
+
+
+async def test_a_consumer_that_holds_messages_and_is_silent_is_dead(bus: Bus) -> None:
+    await ears(bus, "demo:one")
+    await put(bus, 1)
+    await bus.read(STREAM, "demo:one", "silent", block=1, limit=1)
+    await bus.read(STREAM, "demo:one", "idle", block=0.001, limit=1)
+
+    [stream] = await subscribers.overview(bus)
+    assert [(m.name, m.pending, m.dead) for m in stream.groups[0].consumers] == [
+        ("idle", 0, False),
+        ("silent", 1, False),
+    ]
+    [stream] = await subscribers.overview(bus, dead_after=0.0)
+    assert {m.name: m.dead for m in stream.groups[0].consumers} == {"idle": False, "silent": True}
+
+
+async def test_a_dead_letter_is_listed_and_redelivered_to_its_group_alone(
+    db: Database, bus: Bus, admin: httpx2.AsyncClient
+) -> None:
+    one, two = await ears(bus, "demo:one"), await ears(bus, "demo:two")
+    one.poison = {1}
+    await put(bus, 1, 2)
+    await one.run()
+    await two.run()
+
+    query = {"stream": STREAM}
+    [letter] = (await admin.get("/events/dead-letters", params=query)).json()["items"]
+    assert letter == {
+        "id": letter["id"],
+        "stream": STREAM,
+        "group": "demo:one",
+        "error": "RuntimeError: poison",
+        "event_id": "1000",
+        "topic": "ext.demo.told",
+        "payload": {"n": 1},
+    }
+    assert (await told(admin))["dead_letters"] == 1
+
+    one.poison.clear()
+    answer = await act(admin, "/events/dead-letters/redeliver", stream=STREAM, ids=[letter["id"]])
+    await one.run()
+    await two.run()
+
+    assert answer == {"count": 1}
+    assert (one.heard, two.heard) == ([2, 1], [1, 2])
+    found = await told(admin)
+    assert found["dead_letters"] == 0
+    assert {g["pending"] for g in found["groups"]} == {0}  # type: ignore[attr-defined]
+    assert (await act(admin, "/events/dead-letters/redeliver", **query, ids=[letter["id"]])) == {
+        "count": 0
+    }
+    [(action, entity_id), *_] = await rows(
+        db, "SELECT action, entity_id FROM audit_log WHERE action LIKE 'dead%%' ORDER BY seq"
+    )
+    assert (action, entity_id) == ("dead_letters.redeliver", STREAM)
+
+
+async def test_a_letter_that_is_poison_still_comes_back_once(
+    bus: Bus, admin: httpx2.AsyncClient
+) -> None:
+    one = await ears(bus, "demo:one")
+    one.poison = {1}
+    await put(bus, 1)
+    await one.run()
+    [letter] = await subscribers.letters(bus, STREAM, before=None, limit=10)
+
+    await subscribers.redeliver(bus, STREAM, [letter.id])
+    await one.run()
+
+    [again] = await subscribers.letters(bus, STREAM, before=None, limit=10)
+    assert (again.id != letter.id, again.fields["group"]) == (True, "demo:one")
+
+
+async def test_dead_letters_are_paged_and_dropped(bus: Bus, admin: httpx2.AsyncClient) -> None:
+    one = await ears(bus, "demo:one")
+    one.poison = set(range(5))
+    await put(bus, *range(5))
+    await one.run()
+    query: dict[str, str | int] = {"stream": STREAM, "limit": 3}
+
+    first = (await admin.get("/events/dead-letters", params=query)).json()
+    more = {**query, "cursor": first["next_cursor"]}
+    second = (await admin.get("/events/dead-letters", params=more)).json()
+
+    assert [x["payload"]["n"] for x in first["items"] + second["items"]] == [4, 3, 2, 1, 0]
+    assert second["next_cursor"] is None
+    ids = [x["id"] for x in first["items"]]
+    assert await act(admin, "/events/dead-letters/drop", stream=STREAM, ids=ids) == {"count": 3}
+    left = (await admin.get("/events/dead-letters", params=query)).json()["items"]
+    assert [x["payload"]["n"] for x in left] == [1, 0]
+
+
+async def test_a_letter_of_a_group_that_is_gone_stays(bus: Bus, admin: httpx2.AsyncClient) -> None:
+    fields = {"id": "1", "type": "x", "group": "demo:gone", "error": "x", "data": "broken {"}
+    await bus.put(Entry(STREAM + transport.DEAD, fields))
+    [letter] = (await admin.get("/events/dead-letters", params={"stream": STREAM})).json()["items"]
+    assert letter["payload"] == "broken {"
+
+    body = {"stream": STREAM, "ids": [letter["id"]]}
+    answer = await admin.post("/events/dead-letters/redeliver", json=body)
+
+    assert "demo:gone" in assert_problem(answer, status=409)["detail"]
+    assert await bus.length(STREAM + transport.DEAD) == 1
+
+
+async def test_other_keys_of_redis_are_nobodys_dead_letters(
+    bus: Bus, admin: httpx2.AsyncClient
+) -> None:
+    for stream in ("secrets", "ordinaut:relay", "ordinaut:extra"):
+        answer = await admin.get("/events/dead-letters", params={"stream": stream})
+        assert assert_problem(answer, status=422)["errors"][0]["path"] == "stream"
+    for ids in ([], ["0"], ["1-0; FLUSHALL"], 7):
+        body = {"stream": STREAM, "ids": ids}
+        assert (await admin.post("/events/dead-letters/drop", json=body)).status_code == 422
+
+
+async def test_only_administrators_touch_dead_letters(
+    db: Database, database_url: str, redis_url: str
+) -> None:
+    settings = settings_of(database_url, redis_url)
+    async with started(settings, TravelClock(NOW)) as app:
+        for scopes, read, write in ((("system:read",), 200, 403), (("events:read",), 403, 403)):
+            _, key = await make_agent(db, settings, *scopes)
+            async with client_to(app, key) as client:
+                assert (await client.get("/events/subscribers")).status_code == read
+                answer = await client.get("/events/dead-letters")
+                assert answer.status_code == read
+                body = {"stream": STREAM, "ids": ["1-0"]}
+                for verb in ("redeliver", "drop"):
+                    there = f"/events/dead-letters/{verb}"
+                    assert (await client.post(there, json=body)).status_code == write
+
+
+async def test_groups_are_in_the_metrics(bus: Bus, admin: httpx2.AsyncClient) -> None:
+    one = await ears(bus, "demo:one")
+    one.poison = {1}
+    await put(bus, 1)
+    await one.run()
+    await put(bus, 2, 3)
+
+    text = (await admin.get("/ext/observability/metrics")).text
+
+    labels = f'group="demo:one",stream="{STREAM}"'
+    assert f"ordinaut_group_lag{{{labels}}} 2.0" in text
+    assert f"ordinaut_group_pending{{{labels}}} 0.0" in text
+    assert f"ordinaut_group_dead_consumers{{{labels}}} 0.0" in text
+    assert f'ordinaut_dead_letters{{stream="{STREAM}"}} 1.0' in text
+
+
+async def test_a_redis_that_is_away_is_said(db: Database, database_url: str) -> None:
+    settings = settings_of(database_url)
+    _, key = await make_agent(db, settings, "admin")
+    async with started(settings, TravelClock(NOW)) as app, client_to(app, key) as client:
+        assert_problem(await client.get("/events/subscribers"), status=503)
+        assert "ordinaut_queue_depth" in (await client.get("/ext/observability/metrics")).text
