@@ -11,6 +11,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import psycopg
 import pytest
 import redis
@@ -22,6 +23,10 @@ from ordinaut.store.database import Database
 
 TEMPLATE = "template_ordinaut"
 KEPT = ("ORDINAUT_PG_MAJOR", "ORDINAUT_PYTHON", "ORDINAUT_CHROMIUM")
+
+# How long an example takes says more about the neighbours of the machine than about us.
+hypothesis.settings.register_profile("ordinaut", deadline=None)
+hypothesis.settings.load_profile("ordinaut")
 
 _numbers = itertools.count(1)
 

@@ -149,6 +149,28 @@ class Zone:
         return 0 if offset is None else offset // _SECOND
 
 
+_OFFSET = re.compile(r"(?:UTC|GMT)?\s*([+-])(\d{1,2})(?::?\d\d)?", re.ASCII)
+# What people write for a zone, and no zone is called.
+_NICKNAMES = {
+    "Z": "UTC",
+    "BST": "Europe/London",
+    "CEST": "Europe/Berlin",
+    "EEST": "Europe/Chisinau",
+    "KISHINEV": "Europe/Chisinau",
+    "MSK": "Europe/Moscow",
+    "EDT": "America/New_York",
+    "CST": "America/Chicago",
+    "CDT": "America/Chicago",
+    "MDT": "America/Denver",
+    "PST": "America/Los_Angeles",
+    "PDT": "America/Los_Angeles",
+    "IST": "Asia/Kolkata",
+    "JST": "Asia/Tokyo",
+    "AEST": "Australia/Sydney",
+    "AEDT": "Australia/Sydney",
+}
+
+
 @cache
 def _zone_names() -> frozenset[str]:
     return frozenset(zoneinfo.available_timezones())
@@ -172,10 +194,22 @@ def utc() -> Zone:
 
 
 def _unknown_zone(name: str) -> str:
-    by_lower = {known.lower(): known for known in _zone_names()}
-    near = difflib.get_close_matches(name[:64].lower(), by_lower, n=1, cutoff=0.6)
-    hint = f'; did you mean "{by_lower[near[0]]}"?' if near else '; an example is "Europe/Chisinau"'
-    return f"unknown time zone {shown(name)}{hint}"
+    return f"unknown time zone {shown(name)}; {_meant_zone(name)}"
+
+
+def _meant_zone(name: str) -> str:
+    offset = _OFFSET.fullmatch(name.strip().upper())
+    if offset is not None:
+        sign = "-" if offset[1] == "+" else "+"
+        fixed = f"Etc/GMT{sign}{int(offset[2])}"
+        also = f' ("{fixed}" is this offset all year)' if fixed in _zone_names() else ""
+        return f'name a place, such as "Europe/Chisinau", which knows its clock changes{also}'
+    known = _NICKNAMES.get(name.strip().upper().rpartition("/")[2])
+    if known is None:
+        by_lower = {known.lower(): known for known in _zone_names()}
+        near = difflib.get_close_matches(name[:64].lower(), by_lower, n=1, cutoff=0.6)
+        known = by_lower[near[0]] if near else None
+    return f'did you mean "{known}"?' if known else 'an example is "Europe/Chisinau"'
 
 
 def shown(text: str, limit: int = 60) -> str:
@@ -231,6 +265,8 @@ def parse_time(text: str, *, path: str = "schedule_expr") -> datetime:
         iso += f".{fraction[:6]:0<6}"
     try:
         check_year(int(year))
+        if offset and offset[1:3] > "23":
+            raise ValueError("an offset lies between -23:59 and +23:59")
         return datetime.fromisoformat(iso + (offset or "").upper())
     except ValueError as error:
         raise InvalidSchedule.at(path, f"{shown(text)} is not a time: {error}") from None

@@ -37,7 +37,11 @@ from ordinaut.engine.walls import DayRule, WallList
 from ordinaut.model import DstFold, DstGap
 
 _UNITS = {Freq.HOURLY: HOUR, Freq.MINUTELY: MINUTE, Freq.SECONDLY: 1}
-_MAX_EXCLUDED = 20_000
+# What may be spent on the way to the next hit that nothing excludes, in about 2 µs each. It is
+# enough for a weekend of minutes or an hour of seconds; what needs more counts as ended.
+_BUDGET = 24_000
+_REMOVED, _EXCLUDED, _STEP, _SEEK, _FAR = 1, 5, 3, 20, 60
+_PATIENCE = 16  # steps of what excludes before it is asked anew from a later instant
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,21 +280,50 @@ class _Set:
         self._zone = local
 
     def hits(self, after: int) -> Iterator[Hit]:
-        against = heapq.merge(*(timer.hits(after) for timer in self._excluding))
-        barrier = next(against, None)
-        excluded = 0
+        against = [_Against(timer, after) for timer in self._excluding]
+        spent, last = 0, after
         for hit in distinct(heapq.merge(*(timer.hits(after) for timer in self._including))):
-            while barrier is not None and barrier.at < hit.at:
-                barrier = next(against, None)
-            if self._is_removed(hit.at) or (barrier is not None and barrier.at == hit.at):
-                excluded += 1
-                if excluded > _MAX_EXCLUDED:
-                    return
+            if self._is_removed(hit.at):
+                spent += _REMOVED
+            elif any(one.names(hit.at) for one in against):
+                spent += _EXCLUDED + (_FAR if hit.at - last > DAY else 0)
+            else:
+                spent, last = 0, hit.at
+                yield hit
                 continue
-            excluded = 0
-            yield hit
+            spent += sum(one.spent() for one in against)
+            last = hit.at
+            if spent > _BUDGET:
+                return
 
     def _is_removed(self, at: int) -> bool:
         if at in self._instants:
             return True
         return bool(self._days) and (at + self._zone.offset(at)) // DAY in self._days
+
+
+class _Against:
+    """A timer that excludes, asked about one instant after the other."""
+
+    def __init__(self, timer: Timer, after: int) -> None:
+        self._timer = timer
+        self._hits = timer.hits(after)
+        self._next = next(self._hits, None)
+        self._spent = 0
+
+    def names(self, at: int) -> bool:
+        """Tell whether the timer fires at ``at``, which is not before the last that was asked."""
+        steps = 0
+        while self._next is not None and self._next.at < at:
+            steps += 1
+            if steps > _PATIENCE:
+                self._hits = self._timer.hits(at - 1)
+                self._spent += _SEEK
+            self._next = next(self._hits, None)
+        self._spent += steps * _STEP
+        return self._next is not None and self._next.at == at
+
+    def spent(self) -> int:
+        """Return what was spent since this was asked last."""
+        spent, self._spent = self._spent, 0
+        return spent

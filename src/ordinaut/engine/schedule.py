@@ -21,7 +21,7 @@ from uuid import UUID
 import jmespath
 from jmespath.exceptions import JMESPathError
 
-from ordinaut.engine import cron, rrule_text, rruler
+from ordinaut.engine import cron, mistakes, rrule_text, rruler
 from ordinaut.engine.calendar import Calendar
 from ordinaut.engine.duration import parse_duration
 from ordinaut.engine.excluding import MOVED, ExcludingTimer
@@ -223,7 +223,10 @@ def _compile(schedule: Schedule, calendars: tuple[Calendar, ...]) -> CompiledSch
     _check_text(schedule.expr)
     _check_bounds(schedule)
     local = zone(schedule.timezone)
-    timing = _timing(schedule, local)
+    try:
+        timing = _timing(schedule, local)
+    except InvalidSchedule as error:
+        raise mistakes.helped(error, schedule) from None
     clocked = schedule.kind not in ("event", "condition")
     if clocked and _is_empty(schedule, timing.timer):
         raise refused(f"{shown(schedule.expr)} can never fire: no time matches it")

@@ -150,6 +150,8 @@ def test_jitter_is_the_same_for_the_same_occurrence_and_within_its_bound() -> No
         "FREQ=YEARLY;BYWEEKNO=53;BYMONTH=6",
         "FREQ=MONTHLY;BYDAY=6MO",
         "FREQ=DAILY\nEXRULE:FREQ=DAILY",
+        "FREQ=YEARLY\nEXRULE:FREQ=SECONDLY",
+        "FREQ=HOURLY;INTERVAL=7;BYDAY=MO;BYMONTH=3\nEXRULE:FREQ=HOURLY;BYDAY=MO",
     ],
 )
 def test_a_rule_that_can_never_fire_is_refused_at_once(expr: str) -> None:
@@ -158,3 +160,16 @@ def test_a_rule_that_can_never_fire_is_refused_at_once(expr: str) -> None:
     assert path == "schedule_expr"
     assert "can never fire" in message
     assert time.perf_counter() - started < 0.5  # 50 ms on an idle machine
+
+
+def test_what_excludes_may_be_far_denser_than_what_fires() -> None:
+    """A rule of seconds against one of years would be half a minute of steps for each year."""
+    anchor = datetime(2027, 1, 1, tzinfo=UTC)
+    expr = "DTSTART:20270101T000001Z\nRRULE:FREQ=YEARLY\nEXRULE:FREQ=SECONDLY;BYHOUR=1"
+    given = Schedule("rrule", expr, "UTC", anchor=anchor)
+    started = time.perf_counter()
+
+    found, _ = schedule.preview(given, after=anchor, count=3)
+
+    assert [one.at.year for one in found] == [2027, 2028, 2029]
+    assert time.perf_counter() - started < 0.5
