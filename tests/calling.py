@@ -140,6 +140,7 @@ async def served(settings: Settings, key: str) -> AsyncIterator[Server]:
     env = {
         "PYTHONPATH": ":".join(sys.path),
         "DATABASE_URL": settings.database_url,
+        "DATABASE_DIRECT_URL": settings.database_direct_url or "",
         "REDIS_URL": settings.redis_url,
         "ORDINAUT_SECRET": settings.secret.get_secret_value(),
         "ORDINAUT_PORT": str(port),

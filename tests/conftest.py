@@ -1,7 +1,8 @@
 """Real servers for the tests: one PostgreSQL and one Valkey for each pytest process.
 
 A test that asks for ``database_url`` or ``db`` gets a database of its own, cloned from one that
-was migrated once (about 20 ms). ``ORDINAUT_PG_MAJOR=18`` runs the suite on PostgreSQL 18.
+was migrated once (about 20 ms). ``ORDINAUT_PG_MAJOR=18`` runs the suite on PostgreSQL 18. What is
+marked ``pooled`` runs twice: on PostgreSQL, and through PgBouncer in transaction mode.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ordinaut.devserver.postgres import EmbeddedPostgres
 from ordinaut.devserver.valkey import EmbeddedValkey
 from ordinaut.store import migrate
 from ordinaut.store.database import Database
+from pooling import ABSENT, PgBouncer, find
 
 TEMPLATE = "template_ordinaut"
 KEPT = ("ORDINAUT_PG_MAJOR", "ORDINAUT_PYTHON", "ORDINAUT_CHROMIUM")
@@ -89,10 +91,36 @@ def empty_database_url(
     _admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+@pytest.fixture(scope="session")
+def pooler(
+    postgres_server: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[PgBouncer]:
+    """PgBouncer in front of the server, in transaction mode."""
+    if find() is None:
+        pytest.skip(ABSENT)
+    with PgBouncer(postgres_server, tmp_path_factory.mktemp("pgbouncer")) as made:
+        yield made
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.definition.get_closest_marker("pooled") and "db" in metafunc.fixturenames:
+        metafunc.parametrize("through", ["postgresql", "pgbouncer"])
+
+
 @pytest.fixture
-async def db(database_url: str) -> AsyncIterator[Database]:
+def through() -> str:
+    """What answers on the other side of ``db``."""
+    return "postgresql"
+
+
+@pytest.fixture
+async def db(
+    database_url: str, through: str, request: pytest.FixtureRequest
+) -> AsyncIterator[Database]:
     """The open connection pool to this test's database."""
-    async with Database(database_url) as database:
+    pooled = through == "pgbouncer"
+    url = request.getfixturevalue("pooler").url_of(database_url) if pooled else database_url
+    async with Database(url, pooled=pooled) as database:
         yield database
 
 

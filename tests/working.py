@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from ordinaut.config import Settings, load_settings
+from ordinaut.config import Settings, load_settings, variable
 from ordinaut.engine.registry import ToolRegistry
 from ordinaut.model import Json
 from ordinaut.store.database import Database
@@ -73,7 +73,7 @@ async def worker(
 
 
 class Process:
-    """An ``ordinaut worker`` in a process of its own."""
+    """An ``ordinaut`` server in a process of its own."""
 
     def __init__(self, popen: subprocess.Popen[bytes], log: Path) -> None:
         self.popen = popen
@@ -87,19 +87,25 @@ class Process:
 
 
 @contextmanager
-def process(database_url: str, log: Path, *arguments: str, **changes: Json) -> Iterator[Process]:
-    """Start ``ordinaut worker``; whatever happens, it is gone afterwards."""
-    options = {"secret": SECRET, "worker_concurrency": 10, **changes}
+def process(
+    database_url: str, log: Path, *arguments: str, command: str = "worker", **changes: Json
+) -> Iterator[Process]:
+    """Start ``ordinaut worker``, or another; whatever happens, it is gone afterwards."""
+    options = {
+        "database_url": database_url,
+        "redis_url": "redis://localhost:1",
+        "secret": SECRET,
+        "worker_concurrency": 10,
+        **changes,
+    }
     environment = {
         **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
         "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-        "DATABASE_URL": database_url,
-        "REDIS_URL": "redis://localhost:1",
-        **{f"ORDINAUT_{name.upper()}": str(value) for name, value in options.items()},
+        **{variable(name): str(value) for name, value in options.items()},
     }
     with log.open("ab") as output:
         popen = subprocess.Popen(
-            [sys.executable, "-m", "ordinaut", "worker", *arguments],
+            [sys.executable, "-m", "ordinaut", command, *arguments],
             env=environment,
             stdout=output,
             stderr=output,

@@ -21,6 +21,7 @@ import psycopg
 import pytest
 
 from ordinaut.devserver.postgres import EmbeddedPostgres
+from ordinaut.scheduler import janitor
 from ordinaut.store import migrate
 from ordinaut.store.database import Database
 from ticking import add_task, enqueued, rows
@@ -193,7 +194,8 @@ async def test_a_scheduler_stops_when_it_is_asked_to_and_leaves_its_duties(
         await until(
             lambda: ask(database_url, "SELECT count(*) FROM leader WHERE holder IS NOT NULL") == 2
         )
-        await until(lambda: ask(database_url, "SELECT count(*) FROM apscheduler_jobs") == 4)
+        jobs = len(janitor.JOBS)
+        await until(lambda: ask(database_url, "SELECT count(*) FROM apscheduler_jobs") == jobs)
         process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait, PATIENCE) == 0
 

@@ -31,6 +31,8 @@ from queueing import (
     work,
 )
 
+pytestmark = pytest.mark.pooled
+
 
 @pytest.fixture
 async def task_id(db: Database) -> UUID:

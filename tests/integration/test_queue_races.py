@@ -15,13 +15,15 @@ from ordinaut.store import database, queue
 from ordinaut.store.database import Database, Tx
 from queueing import ended, enqueue, make_task, rows, work
 
+pytestmark = pytest.mark.pooled
+
 WORKERS = 8
 LEASE = timedelta(seconds=60)
 
 
-async def racing(url: str, work_on: object) -> None:
+async def racing(db: Database, work_on: object) -> None:
     """Run eight workers, each on a connection of its own, until none finds anything."""
-    connections = [await database.connect(url) for _ in range(WORKERS)]
+    connections = [await database.connect(db.url, pooled=db.pooled) for _ in range(WORKERS)]
     try:
         await asyncio.gather(
             *(work_on(tx, UUID(int=i + 1)) for i, tx in enumerate(connections))  # type: ignore[operator]
@@ -32,9 +34,7 @@ async def racing(url: str, work_on: object) -> None:
 
 
 @pytest.mark.parametrize("keyed", [True, False])
-async def test_every_run_is_leased_by_one_worker(
-    db: Database, database_url: str, keyed: bool
-) -> None:
+async def test_every_run_is_leased_by_one_worker(db: Database, keyed: bool) -> None:
     task_id = await make_task(db)
     items = [work(task_id) for _ in range(2000)]
     await enqueue(db, *items)
@@ -50,15 +50,13 @@ async def test_every_run_is_leased_by_one_worker(
             for held in found.leases:
                 owners[held.id].append(worker_id)
 
-    await racing(database_url, take)
+    await racing(db, take)
     assert len(owners) == 2000
     assert all(len(found) == 1 for found in owners.values())
     assert len({owner for [owner] in owners.values()}) > 1
 
 
-async def test_a_concurrency_key_holds_under_racing_workers(
-    db: Database, database_url: str
-) -> None:
+async def test_a_concurrency_key_holds_under_racing_workers(db: Database) -> None:
     task_id = await make_task(db)
     limits = {"one": 1, "two": 2, "five": 5}
     items = [
@@ -87,14 +85,12 @@ async def test_a_concurrency_key_holds_under_racing_workers(
             await queue.settle(tx, [ended(held) for held in found.leases], worker_id=worker_id)
             left -= len(found.leases)
 
-    await asyncio.wait_for(racing(database_url, take), 60)
+    await asyncio.wait_for(racing(db, take), 60)
     assert all(0 < most[key] <= limit for key, limit in limits.items()), most
     assert await rows(db, "SELECT count(*) FROM task_run") == [(len(key_of),)]
 
 
-async def test_the_database_never_sees_more_runs_of_a_key_than_allowed(
-    db: Database, database_url: str
-) -> None:
+async def test_the_database_never_sees_more_runs_of_a_key_than_allowed(db: Database) -> None:
     task_id = await make_task(db)
     await enqueue(db, *(work(task_id, concurrency_key="k", max_concurrency=3) for _ in range(120)))
     seen: set[int] = set()
@@ -113,19 +109,17 @@ async def test_the_database_never_sees_more_runs_of_a_key_than_allowed(
             [(count,)] = await rows(db, query)
             seen.add(count)
 
-    await asyncio.wait_for(asyncio.gather(racing(database_url, take), watch()), 60)
+    await asyncio.wait_for(asyncio.gather(racing(db, take), watch()), 60)
     assert max(seen) <= 3
     assert max(seen) > 0
 
 
-async def test_a_lease_that_has_not_committed_counts_for_its_concurrency_key(
-    db: Database, database_url: str
-) -> None:
+async def test_a_lease_that_has_not_committed_counts_for_its_concurrency_key(db: Database) -> None:
     task_id = await make_task(db)
     keyed = [work(task_id, concurrency_key="k", max_concurrency=1) for _ in range(2)]
     free = [work(task_id) for _ in range(2)]
     await enqueue(db, *keyed, *free)
-    first, second = [await database.connect(database_url) for _ in range(2)]
+    first, second = [await database.connect(db.url, pooled=db.pooled) for _ in range(2)]
     try:
         async with first.transaction():
             one = await queue.lease(first, worker_id=UUID(int=1), limit=1, lease_for=LEASE)
@@ -141,7 +135,7 @@ async def test_a_lease_that_has_not_committed_counts_for_its_concurrency_key(
         await second.close()
 
 
-async def test_urgent_runs_come_first_under_racing_workers(db: Database, database_url: str) -> None:
+async def test_urgent_runs_come_first_under_racing_workers(db: Database) -> None:
     task_id = await make_task(db)
     items = [work(task_id, priority=number % 9 + 1) for number in range(900)]
     await enqueue(db, *items)
@@ -157,7 +151,7 @@ async def test_urgent_runs_come_first_under_racing_workers(db: Database, databas
                 return
             taken.append(found.leases)
 
-    await racing(database_url, take)
+    await racing(db, take)
     places: dict[int, list[int]] = defaultdict(list)
     for place, held in enumerate(held for batch in taken for held in batch):
         places[priority_of[held.id]].append(place)
@@ -167,9 +161,7 @@ async def test_urgent_runs_come_first_under_racing_workers(db: Database, databas
     assert sum(len(found) for found in places.values()) == 900
 
 
-async def test_an_occurrence_is_enqueued_once_by_racing_schedulers(
-    db: Database, database_url: str
-) -> None:
+async def test_an_occurrence_is_enqueued_once_by_racing_schedulers(db: Database) -> None:
     task_id = await make_task(db)
     instants = [work(task_id).run_at + timedelta(seconds=i) for i in range(100)]
     made: list[UUID] = []
@@ -178,13 +170,13 @@ async def test_an_occurrence_is_enqueued_once_by_racing_schedulers(
         items = [work(task_id, scheduled_for=at, run_at=at) for at in instants]
         made.extend(await queue.enqueue(tx, items))
 
-    await racing(database_url, schedule)
+    await racing(db, schedule)
     assert len(made) == len(instants)
     assert await rows(db, "SELECT count(*) FROM due_work") == [(100,)]
     assert await rows(db, "SELECT count(*) FROM fact") == [(100,)]
 
 
-async def test_a_cancel_and_a_settlement_end_a_run_once(db: Database, database_url: str) -> None:
+async def test_a_cancel_and_a_settlement_end_a_run_once(db: Database) -> None:
     task_id = await make_task(db)
     await enqueue(db, *(work(task_id) for _ in range(200)))
 
@@ -200,7 +192,7 @@ async def test_a_cancel_and_a_settlement_end_a_run_once(db: Database, database_u
             for (run_id,) in await rows(tx, "SELECT id FROM due_work ORDER BY id DESC"):
                 await queue.cancel(tx, run_ids=[run_id])
 
-    await asyncio.gather(racing(database_url, take), cancel())
+    await asyncio.gather(racing(db, take), cancel())
     [(ends, runs)] = await rows(
         db,
         "SELECT count(*), count(DISTINCT run_id) FROM fact "

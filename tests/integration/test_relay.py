@@ -23,6 +23,8 @@ from ordinaut.store.database import Database
 from relaying import number, publish, relay_all
 from ticking import START, rows
 
+pytestmark = pytest.mark.pooled
+
 
 @pytest.fixture
 async def bus(redis_url: str) -> AsyncIterator[Bus]:

@@ -20,6 +20,10 @@ def add_to(app: typer.Typer) -> None:
 def doctor(
     database_url: Annotated[str | None, typer.Option(envvar="DATABASE_URL")] = None,
     redis_url: Annotated[str | None, typer.Option(envvar="REDIS_URL")] = None,
+    direct_url: Annotated[
+        str | None,
+        typer.Option("--database-direct-url", envvar="DATABASE_DIRECT_URL"),
+    ] = None,
     data_dir: Annotated[
         Path, typer.Option(help="Where to look for a running `ordinaut dev` otherwise.")
     ] = Path(".ordinaut"),
@@ -31,7 +35,8 @@ def doctor(
             database_url = database_url or running.database_url
             redis_url = redis_url or running.redis_url
     failed = False
-    for finding in load("ordinaut.cli.examination").examine(database_url, redis_url):
+    examination = load("ordinaut.cli.examination")
+    for finding in examination.examine(database_url, redis_url, direct_url=direct_url or None):
         typer.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.subject:10}  {finding.text}")
         if not finding.ok:
             failed = True

@@ -35,7 +35,11 @@ class Finding:
 
 
 def examine(
-    database_url: str | None, redis_url: str | None, *, clock: Clock | None = None
+    database_url: str | None,
+    redis_url: str | None,
+    *,
+    direct_url: str | None = None,
+    clock: Clock | None = None,
 ) -> Iterator[Finding]:
     """Look at everything; what builds on something that failed is left out."""
     yield _python()
@@ -43,7 +47,7 @@ def examine(
     if database_url is None:
         yield _unset("database", "DATABASE_URL")
     else:
-        yield from asyncio.run(_database(database_url, clock or SystemClock()))
+        yield from asyncio.run(_database(database_url, direct_url, clock or SystemClock()))
     yield _unset("redis", "REDIS_URL") if redis_url is None else _redis(redis_url)
 
 
@@ -58,16 +62,15 @@ def _unset(subject: str, variable: str) -> Finding:
     )
 
 
-async def _database(url: str, clock: Clock) -> list[Finding]:
+async def _database(url: str, direct_url: str | None, clock: Clock) -> list[Finding]:
     try:
-        connecting = psycopg.AsyncConnection.connect(
-            url, autocommit=True, connect_timeout=CONNECT_TIMEOUT
-        )
-        async with await connecting as connection:
+        async with await _connect(url) as connection:
             before = clock.now()
             server = await health.server(connection)
             skew = abs(server.clock - (before + (clock.now() - before) / 2))
             findings = [_version(server), _skew(skew), _schema(server)]
+            if await health.pooled(connection):
+                findings.insert(0, await _pooler(direct_url))
             if findings[-1].ok:
                 running = Counter(
                     process.kind
@@ -79,6 +82,22 @@ async def _database(url: str, clock: Clock) -> list[Finding]:
     except psycopg.Error as error:
         reason = str(error).strip().splitlines()[0]
         return [Finding("database", False, reason, "check DATABASE_URL, and that the server runs")]
+
+
+async def _connect(url: str) -> psycopg.AsyncConnection:
+    return await psycopg.AsyncConnection.connect(
+        url, autocommit=True, connect_timeout=CONNECT_TIMEOUT, prepare_threshold=None
+    )
+
+
+async def _pooler(direct_url: str | None) -> Finding:
+    advice = "let DATABASE_DIRECT_URL lead past the pooler: LISTEN and migrations need a session"
+    if direct_url is None:
+        return Finding("pooler", False, "in between, DATABASE_DIRECT_URL is not set", advice)
+    async with await _connect(direct_url) as connection:
+        past = not await health.pooled(connection)
+    text = "leads past it" if past else "leads through it as well"
+    return Finding("pooler", past, f"in between, DATABASE_DIRECT_URL {text}", advice)
 
 
 def _version(server: Server) -> Finding:

@@ -168,7 +168,11 @@ class Dev:
             write_private(path, agents.new_key())
         api_key = path.read_text()
         pepper = agents.pepper(settings)
-        async with Database(settings.database_url, size=2) as db, db.transaction() as tx:
+        pooled = settings.pooled
+        async with (
+            Database(settings.database_url, size=2, pooled=pooled) as db,
+            db.transaction() as tx,
+        ):
             await agents.bootstrap(tx, name=AGENT, api_key=api_key, pepper=pepper)
         return api_key
 

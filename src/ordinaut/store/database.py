@@ -108,6 +108,7 @@ class Database:
         patience: float = 30.0,
     ) -> None:
         self.url = url
+        self.pooled = pooled
         self._pool: AsyncConnectionPool[Tx] = AsyncConnectionPool(
             url,
             min_size=1,

@@ -29,3 +29,9 @@ async def server(tx: Tx) -> Server:
         found = await (await tx.execute(SQL["revision"])).fetchone()
         revision = None if found is None else found[0]
     return Server(major, clock, revision)
+
+
+async def pooled(tx: Tx) -> bool:
+    """Tell whether something stands in between: then the session we greeted does not answer."""
+    row = await (await tx.execute(SQL["session"])).fetchone()
+    return row != (tx.info.backend_pid,)

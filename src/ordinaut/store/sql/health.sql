@@ -7,3 +7,7 @@ SELECT current_setting('server_version_num')::int / 10000,
 -- name: revision
 -- The last migration that was applied.
 SELECT version_num FROM alembic_version;
+
+-- name: session
+-- Who answers.
+SELECT pg_backend_pid();
