@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +17,7 @@ from extending import settings
 from ordinaut import telemetry
 from ordinaut.clock import SystemClock
 from ordinaut.engine import calls
-from ordinaut.engine.tool import ToolContext, silent
+from ordinaut.engine.tool import NotYet, ToolContext, silent
 from ordinaut.errors import StepError, ToolError
 from ordinaut.model import Json, Lease, uuid7
 from ordinaut.plugins.host import ExtensionHost
@@ -97,8 +98,10 @@ async def test_a_task_is_run_once_however_often_the_call_is_repeated(
     first = await call(host, "task.run", context, task_id=str(task), params={"a": 1})
     again = await call(host, "task.run", context, task_id=str(task), params={"a": 1})
     assert first == again == {"run_id": str(derived_id(context))}
-    found = await rows(db, "SELECT id, trigger, payload FROM due_work")
-    assert found == [(derived_id(context), "task", {"params": {"a": 1}, "depth": 1})]
+    [(run_id, trigger, payload)] = await rows(db, "SELECT id, trigger, payload FROM due_work")
+    assert (run_id, trigger) == (derived_id(context), "task")
+    assert payload.pop("called_at")
+    assert payload == {"params": {"a": 1}, "depth": 1}
 
 
 async def test_runs_that_start_each_other_come_to_an_end(host: ExtensionHost, db: Database) -> None:
@@ -116,7 +119,9 @@ async def test_runs_that_start_each_other_come_to_an_end(host: ExtensionHost, db
         await call(host, "task.run", last, task_id=str(task))
 
     assert not refused.value.retryable
-    found = dict(await rows(db, "SELECT id, payload FROM due_work WHERE trigger = 'task'"))
+    found = dict(
+        await rows(db, "SELECT id, payload - 'called_at' FROM due_work WHERE trigger = 'task'")
+    )
     assert found == {
         derived_id(first): {"params": {"a": 1}, "depth": MAX_DEPTH - 1},
         derived_id(second): {"depth": MAX_DEPTH},
@@ -141,6 +146,31 @@ async def test_a_run_that_ended_is_not_enqueued_again(host: ExtensionHost, db: D
         "output": {"answer": 42},
     }
     assert await topics(db, held.id) == ["run.queued", "run.started", "run.succeeded"]
+
+
+async def test_a_run_that_takes_long_is_waited_for_without_a_worker(
+    host: ExtensionHost, db: Database
+) -> None:
+    task = await task_in(db)
+    context = call_of(await owner_of(db, task))
+    await call(host, "task.run", context, task_id=str(task))
+    since = SystemClock().now() - timedelta(seconds=40)
+    await rows(
+        db,
+        "UPDATE due_work SET payload = payload || jsonb_build_object('called_at', %s::text) "
+        "RETURNING id",
+        since.isoformat(),
+    )
+
+    with pytest.raises(NotYet, match="goes on") as not_yet:
+        await call(host, "task.run", context, task_id=str(task), wait=True)
+
+    assert not_yet.value.since == since
+    assert timedelta(seconds=50) <= not_yet.value.until - since < timedelta(seconds=70)
+    [held] = await leased(db)
+    await settle(db, ended(held, output=1))
+    again = await call(host, "task.run", context, task_id=str(task), wait=True)
+    assert again["output"] == 1
 
 
 async def test_waiting_for_a_run_that_fails_fails_for_good(

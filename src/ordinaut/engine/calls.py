@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from ordinaut.engine import values
 from ordinaut.engine.redaction import NOTHING, Redactor
-from ordinaut.engine.tool import Progress, Tool, ToolContext, clean_text
+from ordinaut.engine.tool import NotYet, Progress, Tool, ToolContext, clean_text
 from ordinaut.errors import (
     EffectUnknown,
     InvalidArguments,
@@ -50,6 +50,8 @@ async def call(
             result = await _invoke(tool, arguments, context)
         else:
             result = await _invoke_in_time(tool, arguments, seconds, context)
+    except NotYet:
+        raise
     except StepError as error:
         raise tidied(error, redactor) from None
     except OrdinautError as error:

@@ -43,6 +43,7 @@ from ordinaut.engine.retry import may_retry
 from ordinaut.engine.sidebyside import run_side_by_side
 from ordinaut.engine.steps import Foreach, Pipeline, Step
 from ordinaut.engine.template import Template, search
+from ordinaut.engine.tool import NotYet
 from ordinaut.errors import EffectUnknown, StepError, TemplateError
 from ordinaut.model import Json, StepRecord
 
@@ -218,7 +219,12 @@ class _Execution:
             output = await self._each(attempt, step.foreach)
         else:
             context = self._context.view(attempt.extra) if step.needs_context else {}
-            output = await self._invoker.invoke(attempt, context)
+            try:
+                output = await self._invoker.invoke(attempt, context)
+            except NotYet as error:
+                output = waiting.for_run(attempt.step, attempt.index, error, now=self._clock.now())
+        if isinstance(output, waiting.Wait):
+            return Suspended((output,), ())
         if isinstance(output, Failed | Suspended):
             return output
         return attempt.ended("succeeded", self._clock.now(), output=output)

@@ -13,7 +13,7 @@ from ordinaut.engine.tool import Tool
 from ordinaut.model import Backoff, Json
 
 OnError: TypeAlias = "Literal['fail', 'continue'] | Step"
-WaitKind: TypeAlias = Literal["until", "event", "approval", "effect_unknown"]
+WaitKind: TypeAlias = Literal["until", "event", "approval", "effect_unknown", "run"]
 
 
 @dataclass(frozen=True, slots=True)

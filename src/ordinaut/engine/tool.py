@@ -62,6 +62,20 @@ class Tool:
         }
 
 
+class NotYet(Exception):
+    """Raised by a tool of the core when what it waits for takes longer; it is no failure.
+
+    The run is suspended, and the call made again at ``until``. ``since`` is when the waiting
+    began.
+    """
+
+    def __init__(self, message: str, *, since: datetime, until: datetime) -> None:
+        super().__init__(message)
+        self.message = message
+        self.since = since
+        self.until = until
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How far a tool has come: ``fraction`` from 0 to 1."""

@@ -18,7 +18,14 @@ from ordinaut.engine.nearest import hint
 from ordinaut.engine.scope import Scope
 from ordinaut.engine.steps import Step, WaitFor, WaitKind
 from ordinaut.engine.template import Condition, Template, parse_condition, parse_template
-from ordinaut.errors import FieldProblem, InvalidInput, StepError, WaitRefused
+from ordinaut.engine.tool import NotYet
+from ordinaut.errors import (
+    FieldProblem,
+    InvalidInput,
+    StepError,
+    StepTimeout,
+    WaitRefused,
+)
 from ordinaut.model import Json, StepRecord
 
 MAX_WAIT = timedelta(days=3660)
@@ -230,6 +237,20 @@ def is_due(wait: Wait, step: Step, *, now: datetime) -> bool:
         at = format_instant(wait.until)
         raise WaitRefused(f"{step.path}: the {wait.kind} did not come before {at}")
     return True
+
+
+def for_run(step: Step, index: int | None, error: NotYet, *, now: datetime) -> Wait:
+    """Return what a step waits for whose tool waits for another run.
+
+    Nothing answers it: the call is made again ``until`` then. The time of the step goes on.
+    """
+    until = error.until
+    if step.timeout_seconds is not None:
+        end = error.since + timedelta(seconds=step.timeout_seconds)
+        if end <= now:
+            raise StepTimeout(f"{error.message} for more than {step.timeout_seconds:g} s")
+        until = min(until, end)
+    return Wait(step_id=step.id, index=index, kind="run", until=until, message=error.message)
 
 
 def checked_answer(step: Step, record: StepRecord) -> StepRecord:

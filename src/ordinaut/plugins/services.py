@@ -6,13 +6,13 @@ import asyncio
 import hashlib
 import re
 from collections import Counter
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from ordinaut import subscribers
 from ordinaut.bus import Bus
 from ordinaut.clock import Clock
-from ordinaut.engine.tool import ToolContext
+from ordinaut.engine.tool import NotYet, ToolContext
 from ordinaut.errors import Conflict, NotFound, ToolError, Unavailable
 from ordinaut.model import Event, Json, NewWork
 from ordinaut.plugins.base import Figures
@@ -25,6 +25,8 @@ from ordinaut.subscribers import Stream
 RESERVED_TOPICS = ("agent", "ext", "run", "step", "system", "task", "worker")
 FIRST_LOOK = 0.1  # seconds between looks at a run that is waited for; grows to LAST_LOOK
 LAST_LOOK = 2.0
+HELD = timedelta(seconds=5)  # a run that takes longer is waited for without holding a worker
+LONGEST = timedelta(minutes=5)  # between two looks then
 
 _ENDED = ("succeeded", "failed", "canceled", "dead")
 _TOPIC = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
@@ -66,7 +68,7 @@ class StoreServices:
                 await self._enqueue(tx, call, task_id, run_id, params)
         if not wait:
             return {"run_id": str(run_id)}
-        ended = await self._end_of(run_id)
+        ended = await self._end_of(run_id, task_id)
         if ended.status != "succeeded":
             raise ToolError(
                 f"run {run_id} of task {task_id} ended as {ended.status}",
@@ -124,7 +126,7 @@ class StoreServices:
                 f"{triggers.MAX_DEPTH} runs that started each other; do the tasks form a circle?",
                 retryable=False,
             )
-        added: dict[str, Json] = {"depth": depth}
+        added: dict[str, Json] = {"depth": depth, "called_at": now.isoformat()}
         if params is not None:
             added["params"] = call.redacted(params)
         work = NewWork(
@@ -142,13 +144,23 @@ class StoreServices:
         await queue.enqueue(tx, [work], now=now)
         await queue.hint(tx)
 
-    async def _end_of(self, run_id: UUID) -> Run:
+    async def _end_of(self, run_id: UUID, task_id: UUID) -> Run:
+        """Return a run that has ended; raise :class:`NotYet` when it takes long.
+
+        Nobody holds a worker for longer than a moment: those that wait could fill all slots, and
+        what they wait for would find none.
+        """
         pause = FIRST_LOOK
         while True:
             async with self._db.connection() as tx:
                 run = await runs.get(tx, run_id)
             if run.status in _ENDED:
                 return run
+            now, since = self._clock.now(), _called_at(run)
+            if now - since >= HELD:
+                until = now + min((now - since) / 4, LONGEST)
+                message = f"run {run_id} of task {task_id} goes on"
+                raise NotYet(message, since=since, until=until)
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, LAST_LOOK)
 
@@ -160,6 +172,13 @@ def derived_id(call: ToolContext) -> UUID:
     return UUID(
         int=(call.run_id.int >> 80) << 80 | 0x7 << 76 | (digest >> 68) << 64 | 0b10 << 62 | low
     )
+
+
+def _called_at(run: Run) -> datetime:
+    """When the run was started by another; those of earlier versions do not say."""
+    payload = run.payload if isinstance(run.payload, dict) else {}
+    written = payload.get("called_at")
+    return datetime.fromisoformat(written) if isinstance(written, str) else run.run_at
 
 
 async def _find(tx: Tx, run_id: UUID) -> Run | None:

@@ -9,6 +9,7 @@ import pytest
 from enginebench import START, Bench, step, steps
 
 from ordinaut.engine.outcome import Failed, Succeeded, Suspended
+from ordinaut.engine.tool import NotYet, ToolContext
 from ordinaut.engine.waiting import Wait
 from ordinaut.errors import WaitRefused
 from ordinaut.model import Json
@@ -205,6 +206,60 @@ async def test_a_call_that_fails_after_its_wait_does_not_wait_again(bench: Bench
 
     assert isinstance(await bench.execute(payload), Failed)
     assert isinstance(await bench.execute(payload), Succeeded)
+
+
+class Other:
+    """A tool that waits for another run."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.output: Json = None
+        self.keys: list[str] = []
+
+    async def wait(self, *, context: ToolContext) -> Json:
+        self.keys.append(context.idempotency_key)
+        if self.output is None:
+            until = context.now + timedelta(minutes=1)
+            raise NotYet("run 7 goes on", since=START, until=until)
+        return self.output
+
+
+@pytest.mark.parametrize("keys", [{}, {"foreach": ["x"]}, {"timeout_seconds": 7200}])
+async def test_a_run_that_waits_for_another_is_suspended_and_calls_again(
+    bench: Bench, keys: Json
+) -> None:
+    other = Other(bench)
+    bench.tool("test.wait", other.wait)
+    payload = steps(step(id="a"), step("test.wait", id="b", **keys), output="${steps.b}")
+
+    first = await suspended(bench, payload)
+    assert first.until == START + timedelta(minutes=1)
+    assert [(w.kind, w.step_id, w.message) for w in first.waits] == [("run", "b", "run 7 goes on")]
+    bench.travel(minutes=1)
+    second = await suspended(bench, payload)
+    assert second.until == START + timedelta(minutes=2)
+    other.output = "done"
+    last = await bench.execute(payload)
+
+    assert isinstance(last, Succeeded)
+    assert last.output == (["done"] if "foreach" in keys else "done")
+    assert len(set(other.keys)) == 1
+    assert len(bench.calls) == 1  # step a
+    assert last.steps[-1].attempt == 1
+
+
+async def test_the_time_of_a_step_that_waits_for_another_run_goes_on(bench: Bench) -> None:
+    bench.tool("test.wait", Other(bench).wait)
+    payload = steps(step("test.wait", timeout_seconds=90, max_retries=0))
+
+    await suspended(bench, payload)
+    bench.travel(minutes=1)
+    assert (await suspended(bench, payload)).until == START + timedelta(seconds=90)
+    bench.travel(seconds=30)
+    last = await bench.execute(payload)
+
+    assert isinstance(last, Failed)
+    assert str(last.error) == "run 7 goes on for more than 90 s"
 
 
 @pytest.mark.parametrize("keys", [{}, {"uses": "test.echo"}])
