@@ -9,7 +9,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from ordinaut.model import Json, Lease, NewWork, StepRecord, uuid7
+from ordinaut.model import Json, Lane, Lease, NewWork, StepRecord, uuid7
 from ordinaut.store import queue, results
 from ordinaut.store.database import Database, Tx
 
@@ -47,7 +47,8 @@ async def make_task(db: Database, *, payload: Json = None, **columns: Any) -> UU
 
 
 def work(task_id: UUID, **changes: Any) -> NewWork:
-    """Return one run that is due now."""
+    """Return one run that is due now; the fields of its lane may be named as well."""
+    named = {name: changes.pop(name) for name in Lane._fields if name in changes}
     values: dict[str, Any] = {
         "id": uuid7(),
         "task_id": task_id,
@@ -56,6 +57,7 @@ def work(task_id: UUID, **changes: Any) -> NewWork:
         "run_at": NOW,
         "priority": 5,
         "trigger": "run_now",
+        "lane": Lane(**named),
         **changes,
     }
     return NewWork(**values)

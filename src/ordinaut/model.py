@@ -46,6 +46,8 @@ Verdict: TypeAlias = Literal[
     "canceled",
 ]
 
+NOBODY = UUID(int=0)
+
 _uuid7_lock = threading.Lock()
 _uuid7_last = 0
 _uuid7_random: list[int] = []  # from the system, many at a time: to ask costs more than the rest
@@ -126,11 +128,33 @@ class Task:
     next_run_at: datetime | None = None
 
 
+class Rate(NamedTuple):
+    """At most ``runs`` starts in any span of ``seconds``."""
+
+    runs: int
+    seconds: int
+
+
+class Lane(NamedTuple):
+    """What a run shares with others: their number at a time, and how many start in a span.
+
+    Without a key there is no limit.
+    """
+
+    concurrency_key: str | None = None
+    max_concurrency: int = 1
+    rate: Rate | None = None
+
+
+NO_LANE = Lane()
+
+
 @dataclass(frozen=True, slots=True)
 class NewWork:
     """One run to be enqueued; ``scheduled_for`` is ``None`` when no occurrence asked for it.
 
     ``payload`` is what this run adds to the definition of its task: ``params``, ``event``.
+    ``created_by`` owns the task: agents share the workers equally.
     """
 
     id: UUID
@@ -140,9 +164,9 @@ class NewWork:
     run_at: datetime
     priority: int
     trigger: Trigger
+    created_by: UUID = NOBODY
     payload: Json = None
-    concurrency_key: str | None = None
-    max_concurrency: int = 1
+    lane: Lane = NO_LANE
 
 
 class Lease(NamedTuple):

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ordinaut.model import NOBODY
 from ordinaut.store import database, queue
 from ordinaut.store.database import Database, Tx
 from ordinaut.workers.line import BY_INDEX, ROW_BY_ROW
@@ -158,7 +159,8 @@ async def test_expired_leases_are_found_by_their_time(full: Database, database_u
 async def test_a_concurrency_key_with_a_long_queue_is_passed_over_quickly(
     full: Database, database_url: str
 ) -> None:
-    parameters = {"worker_id": WORKER, "limit": 100, "lease_for": LEASE, "now": None}
+    parameters = {"worker_id": WORKER, "limit": 100, "lease_for": LEASE, "turn": NOBODY,
+                  "now": None}  # fmt: skip
     plan = await explained(
         database_url, BY_INDEX, lambda tx: tx.execute(queue.SQL["lease_keyed"], parameters)
     )

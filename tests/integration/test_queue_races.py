@@ -66,7 +66,7 @@ async def test_a_concurrency_key_holds_under_racing_workers(db: Database) -> Non
     ]
     free = [work(task_id) for _ in range(100)]
     await enqueue(db, *items, *free)
-    key_of = {item.id: item.concurrency_key for item in (*items, *free)}
+    key_of = {item.id: item.lane.concurrency_key for item in (*items, *free)}
     running: Counter[str | None] = Counter()
     most: Counter[str | None] = Counter()
     left = len(key_of)

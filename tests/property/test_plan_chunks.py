@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ordinaut.engine.calendar import parse_calendar
 from ordinaut.engine.schedule import compile_schedule
-from ordinaut.model import Schedule
+from ordinaut.model import NOBODY, Schedule
 from ordinaut.scheduler import plan as planning
 from ordinaut.scheduler.catchup import Absences
 from ordinaut.scheduler.shared import Memory
@@ -68,6 +68,8 @@ def tasks(draw):
         max_runs=draw(st.sampled_from([None, None, 5, 40])),
         concurrency_key=None,
         max_concurrency=1,
+        rate_limit=None,
+        created_by=NOBODY,
         next_run_at=START + timedelta(hours=1),
         decided_until=START,
         fired=0,

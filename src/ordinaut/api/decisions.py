@@ -21,7 +21,7 @@ from ordinaut.engine.nearest import hint
 from ordinaut.engine.pipeline import parse_pipeline
 from ordinaut.errors import Conflict, Forbidden, InvalidInput, NotFound
 from ordinaut.model import Event, Json, StepRecord
-from ordinaut.store import audit, journal, queue, runs, waits
+from ordinaut.store import audit, journal, queue, runs, schedules, waits
 from ordinaut.store.database import Tx
 from ordinaut.store.runs import Run
 from ordinaut.store.waits import Answer
@@ -66,7 +66,8 @@ async def retry(tx: Tx, work: Work, run_id: UUID, *, from_step: str | None) -> R
         await waits.wake(tx, [run_id], reason="redriven")
     elif run.status in REPEATABLE:
         forget = () if from_step is None else await _since(tx, run, from_step)
-        await queue.redrive(tx, run_id, forget=forget)
+        [timed] = await schedules.load(tx, [run.task_id])
+        await queue.redrive(tx, run_id, lane=timed.lane, forget=forget)
     else:
         raise Conflict(f"a run that is {run.status} can not be retried")
     await queue.hint(tx)

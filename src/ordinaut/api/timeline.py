@@ -45,7 +45,6 @@ async def run_now(tx: Tx, work: Work, record: TaskRecord, body: RunNow) -> Run:
         raise Conflict("a canceled task can not be run")
     await quotas.runs(work, adding=1)
     [timed] = await schedules.load(tx, [task.id])
-    key, most = timed.lane
     made = NewWork(
         id=uuid7(),
         task_id=task.id,
@@ -54,9 +53,9 @@ async def run_now(tx: Tx, work: Work, record: TaskRecord, body: RunNow) -> Run:
         run_at=body.run_at or work.now,
         priority=body.priority or task.priority,
         trigger="run_now",
+        created_by=timed.created_by,
         payload=None if body.params is None else {"params": body.params},
-        concurrency_key=key,
-        max_concurrency=most,
+        lane=timed.lane,
     )
     await queue.enqueue(tx, [made], now=work.now)
     await queue.hint(tx)

@@ -12,6 +12,7 @@ from uuid import UUID
 from ordinaut import subscribers
 from ordinaut.bus import Bus
 from ordinaut.clock import Clock
+from ordinaut.engine.lanes import lane
 from ordinaut.engine.tool import NotYet, ToolContext
 from ordinaut.errors import Conflict, NotFound, ToolError, Unavailable
 from ordinaut.model import Event, Json, NewWork
@@ -137,9 +138,15 @@ class StoreServices:
             run_at=now,
             priority=task.priority,
             trigger="task",
+            created_by=task.created_by,
             payload=added,
-            concurrency_key=task.concurrency_key,
-            max_concurrency=task.max_concurrency,
+            lane=lane(
+                task.id,
+                key=task.concurrency_key,
+                most=task.max_concurrency,
+                rate=task.rate_limit,
+                overlap=task.overlap,
+            ),
         )
         await queue.enqueue(tx, [work], now=now)
         await queue.hint(tx)

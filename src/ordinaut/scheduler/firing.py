@@ -95,7 +95,6 @@ def _work(task: Timed, payload: Json, *, at: datetime, now: datetime) -> NewWork
     run_at = now
     if task.jitter_seconds:
         run_at += jitter(task.task_id, at, task.jitter_seconds)
-    key, most = task.lane
     return NewWork(
         uuid7(),
         task.task_id,
@@ -104,9 +103,9 @@ def _work(task: Timed, payload: Json, *, at: datetime, now: datetime) -> NewWork
         run_at,
         task.priority,
         "event",
+        task.created_by,
         payload,
-        key,
-        most,
+        task.lane,
     )
 
 

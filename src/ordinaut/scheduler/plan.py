@@ -184,9 +184,16 @@ def _work(task: Timed, occurrence: Due) -> NewWork:
     run_at, at = occurrence
     if task.jitter_seconds and run_at == at:
         run_at += jitter(task.task_id, at, task.jitter_seconds)
-    key, most = task.lane
     return NewWork(
-        uuid7(), task.task_id, task.version, at, run_at, task.priority, "schedule", None, key, most
+        uuid7(),
+        task.task_id,
+        task.version,
+        at,
+        run_at,
+        task.priority,
+        "schedule",
+        task.created_by,
+        lane=task.lane,
     )
 
 

@@ -51,7 +51,14 @@ async def backfill(
 
 
 def _work(task: Timed, at: datetime, *, run_at: datetime) -> NewWork:
-    key, most = task.lane
     return NewWork(
-        uuid7(), task.task_id, task.version, at, run_at, task.priority, "backfill", None, key, most
+        uuid7(),
+        task.task_id,
+        task.version,
+        at,
+        run_at,
+        task.priority,
+        "backfill",
+        task.created_by,
+        lane=task.lane,
     )

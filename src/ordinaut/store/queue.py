@@ -30,7 +30,7 @@ from typing import Any
 from uuid import UUID
 
 from ordinaut.errors import Conflict, NotFound
-from ordinaut.model import Backoff, Json, Lease, NewWork, StepRecord
+from ordinaut.model import NO_LANE, NOBODY, Backoff, Json, Lane, Lease, NewWork, StepRecord
 from ordinaut.store.database import Queries, Tx
 from ordinaut.store.results import NO_ITEM, Checkpoint, Ended, Parked, array, encode
 
@@ -59,10 +59,16 @@ class Definition:
 
 @dataclass(frozen=True, slots=True)
 class Leased:
-    """What was taken; ``keyed`` tells whether work with a concurrency key is or was waiting."""
+    """What was taken.
+
+    ``keyed`` tells whether work with a concurrency key is or was waiting; ``more`` that there
+    may be other work; ``turn`` is the agent, or the one after it, that is served first next time.
+    """
 
     leases: list[Lease]
     keyed: bool
+    more: bool = False
+    turn: UUID = NOBODY
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +101,11 @@ async def enqueue(tx: Tx, items: Sequence[NewWork], *, now: datetime | None = No
         "priorities": array([w.priority for w in items]),
         "triggers": array([w.trigger for w in items]),
         "payloads": array([None if w.payload is None else encode(w.payload) for w in items]),
-        "keys": [w.concurrency_key for w in items],
-        "maxima": array([w.max_concurrency for w in items]),
+        "owners": array([w.created_by for w in items]),
+        "keys": [w.lane.concurrency_key for w in items],
+        "maxima": array([w.lane.max_concurrency for w in items]),
+        "rate_runs": array([w.lane.rate and w.lane.rate.runs for w in items]),
+        "rate_seconds": array([w.lane.rate and w.lane.rate.seconds for w in items]),
     }
     return [row[0] for row in await _rows(tx, "enqueue", parameters)]
 
@@ -120,19 +129,29 @@ async def lease(
     limit: int,
     lease_for: timedelta,
     keyed: bool = True,
+    turn: UUID = NOBODY,
     now: datetime | None = None,
 ) -> Leased:
-    """Take up to ``limit`` runs, the most urgent first, within their concurrency limits.
+    """Take up to ``limit`` runs, of each agent the most urgent first, within their limits.
 
-    Without ``keyed`` only work that has no concurrency key is taken, in one round trip; the
-    answer tells whether there is other work, so that the next call can ask for it.
+    Agents that have work waiting get equal shares; when there are more of them than runs to
+    take, they are served in turns (deficit round robin, Shreedhar and Varghese 1995, with equal
+    weights). Without ``keyed`` only work that has no concurrency key is taken, in one round
+    trip; the answer tells whether there is other work, so that the next call can ask for it.
     """
-    parameters = {"worker_id": worker_id, "limit": limit, "lease_for": lease_for, "now": now}
+    parameters = {
+        "worker_id": worker_id,
+        "limit": limit,
+        "lease_for": lease_for,
+        "turn": turn,
+        "now": now,
+    }
     if not keyed:
-        return _leased(await _rows(tx, "lease", parameters))
+        return _leased(await _rows(tx, "lease", parameters), limit=limit, turn=turn)
     async with tx.transaction():
         [(alone,)] = await _rows(tx, "gate", {"lock": GATE})
-        return _leased(await _rows(tx, "lease_keyed" if alone else "lease", parameters))
+        rows = await _rows(tx, "lease_keyed" if alone else "lease", parameters)
+    return _leased(rows, limit=limit, turn=turn)
 
 
 async def reclaim(tx: Tx, *, worker_id: UUID, known: Sequence[UUID]) -> int:
@@ -291,14 +310,27 @@ async def cancel(
 
 
 async def redrive(
-    tx: Tx, run_id: UUID, *, forget: Collection[str] = (), now: datetime | None = None
+    tx: Tx,
+    run_id: UUID,
+    *,
+    lane: Lane = NO_LANE,
+    forget: Collection[str] = (),
+    now: datetime | None = None,
 ) -> None:
     """Queue a run that ended badly once more, from its checkpoints but those to ``forget``.
 
     Raises :class:`NotFound` when no failed, dead or canceled run has this id, and
     :class:`Conflict` when its occurrence is queued again already.
     """
-    parameters = {"run_id": run_id, "forget": list(forget), "now": now}
+    parameters = {
+        "run_id": run_id,
+        "forget": list(forget),
+        "key": lane.concurrency_key,
+        "most": lane.max_concurrency,
+        "rate_runs": lane.rate and lane.rate.runs,
+        "rate_seconds": lane.rate and lane.rate.seconds,
+        "now": now,
+    }
     [(found, made)] = await _rows(tx, "redrive", parameters)
     if not found:
         raise NotFound(f"no failed, dead or canceled run {run_id}")
@@ -326,12 +358,15 @@ async def _end_canceled(
     return set(ids)
 
 
-def _leased(rows: list[tuple[Any, ...]]) -> Leased:
-    keyed = bool(rows and rows[0][0])
-    if not rows or rows[0][1] is None:
-        return Leased([], keyed)
-    rows.sort(key=itemgetter(1))  # RETURNING has no order
-    return Leased([Lease._make(row[2:]) for row in rows], keyed)
+def _leased(rows: list[tuple[Any, ...]], *, limit: int, turn: UUID) -> Leased:
+    keyed, several, first = rows[0][:3] if rows else (False, False, None)
+    if first is None:
+        return Leased([], keyed, more=turn != NOBODY)
+    rows.sort(key=itemgetter(2))  # RETURNING has no order
+    leases = [Lease._make(row[4:]) for row in rows]
+    if len(leases) < limit:
+        return Leased(leases, keyed, more=several or turn != NOBODY)
+    return Leased(leases, keyed, more=True, turn=max(row[3] for row in rows) if several else NOBODY)
 
 
 def _fence(leases: Sequence[Lease]) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from importlib import metadata
 from typing import Any
 from uuid import UUID
 
-from ordinaut.model import Catchup, Json, Overlap, Schedule, TaskStatus
+from ordinaut.engine.lanes import lane
+from ordinaut.model import Catchup, Json, Lane, Overlap, Schedule, TaskStatus
 from ordinaut.store import ledger
 from ordinaut.store.database import Queries, Tx
 from ordinaut.store.ledger import Skipped
@@ -43,6 +44,8 @@ class Timed:
     max_runs: int | None
     concurrency_key: str | None
     max_concurrency: int
+    rate_limit: str | None
+    created_by: UUID
     next_run_at: datetime | None
     decided_until: datetime
     fired: int
@@ -52,15 +55,15 @@ class Timed:
     event_window: Json = None
 
     @property
-    def lane(self) -> tuple[str | None, int]:
-        """The concurrency key of the task's runs, and how many of it may run at a time.
-
-        ``overlap: queue`` is a key of the task's own with room for one; a key that the task
-        shares with others keeps its name, and its runs wait until it is free.
-        """
-        if self.overlap == "queue":
-            return self.concurrency_key or f"task:{self.task_id}", 1
-        return self.concurrency_key, self.max_concurrency
+    def lane(self) -> Lane:
+        """What the task's runs share with others."""
+        return lane(
+            self.task_id,
+            key=self.concurrency_key,
+            most=self.max_concurrency,
+            rate=self.rate_limit,
+            overlap=self.overlap,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ _BRIEF = (
     ("old_tokens", timedelta(days=1)),
     ("old_revocations", timedelta(0)),
     ("old_processes", timedelta(days=1)),
+    ("old_starts", timedelta(0)),
 )
 _WITH_RUNS = (
     "old_runs",

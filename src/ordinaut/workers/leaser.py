@@ -17,7 +17,7 @@ from uuid import UUID
 
 import psycopg
 
-from ordinaut.model import Lease
+from ordinaut.model import NOBODY, Lease
 from ordinaut.store import queue
 from ordinaut.store.database import Tx
 from ordinaut.telemetry import emit, logger
@@ -56,6 +56,7 @@ class Leaser:
         self._news = asyncio.Event()
         self._stopping = False
         self._keyed = True
+        self._turn = NOBODY
         self._doubt = False
         self._rate = 0.0
         self._seen = (0, time.monotonic())
@@ -108,11 +109,13 @@ class Leaser:
             limit=room,
             lease_for=self._lease_for,
             keyed=self._keyed,
+            turn=self._turn,
         )
         self._keyed = found.keyed
+        self._turn = found.turn
         self.leases = found.leases
         await self._prepare(tx)
-        return len(found.leases) == room
+        return found.more
 
     async def _prepare(self, tx: Tx) -> None:
         if self.leases:

@@ -6,9 +6,11 @@ from typing import Annotated, Any, Literal, TypeAlias
 from uuid import UUID
 
 from pydantic import (
+    AfterValidator,
     ConfigDict,
     Field,
     StringConstraints,
+    WithJsonSchema,
     create_model,
     model_validator,
     with_config,
@@ -26,7 +28,9 @@ from ordinaut.api.schemas.base import (
     PageQuery,
     Text,
 )
+from ordinaut.engine.lanes import RATE, parse_rate
 from ordinaut.engine.windows import MAX_EVENTS
+from ordinaut.errors import InvalidInput
 from ordinaut.model import (
     Backoff,
     Catchup,
@@ -48,6 +52,19 @@ Expression: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_lengt
 Seconds: TypeAlias = Annotated[int, Field(ge=0, le=YEAR)]
 Priority: TypeAlias = Annotated[int, Field(ge=1, le=9)]
 CalendarNames: TypeAlias = Annotated[list[Name], Field(max_length=20)]
+
+
+def _rate(text: str) -> str:
+    try:
+        parse_rate(text)
+    except InvalidInput as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
+RateLimit: TypeAlias = Annotated[
+    str, AfterValidator(_rate), WithJsonSchema({"type": "string", "pattern": f"^{RATE}$"})
+]
 
 
 class ScheduleFields(Body):
@@ -92,6 +109,7 @@ class TaskIn(ScheduleFields):
     backoff_seconds: Annotated[float, Field(gt=0, le=DAY)] = 2.0
     concurrency_key: Name | None = None
     max_concurrency: Annotated[int, Field(ge=1, le=10_000)] = 1
+    rate_limit: RateLimit | None = None
     catchup: Catchup = "last"
     catchup_window_seconds: Seconds = DAY
     overlap: Overlap = "allow"
@@ -232,6 +250,7 @@ class TaskOut(Answer):
     timeout_seconds: float | None
     concurrency_key: str | None
     max_concurrency: int
+    rate_limit: str | None
     event_window: EventWindow | None
     labels: dict[str, str]
     created_by: UUID

@@ -43,6 +43,7 @@ def task(record: TaskRecord) -> dict[str, Any]:
         "timeout_seconds": own.timeout_seconds,
         "concurrency_key": own.concurrency_key,
         "max_concurrency": own.max_concurrency,
+        "rate_limit": own.rate_limit,
         "event_window": own.event_window,
         "labels": own.labels,
         "created_by": own.created_by,

@@ -2,17 +2,21 @@
 -- Create runs; an occurrence that is already queued is left alone.
 WITH made AS (
     INSERT INTO due_work (id, task_id, task_version, scheduled_for, run_at, sort_key, priority,
-                          state, trigger, concurrency_key, max_concurrency, payload)
+                          state, trigger, created_by, concurrency_key, max_concurrency,
+                          rate_runs, rate_seconds, payload)
     SELECT id, task_id, task_version, scheduled_for, run_at,
            (date_part('epoch', run_at) * 1000)::bigint - priority * 60000, priority,
            CASE WHEN run_at <= coalesce(%(now)s, now()) THEN 'ready' ELSE 'scheduled' END,
-           trigger, concurrency_key, max_concurrency, payload::jsonb
+           trigger, created_by, concurrency_key, max_concurrency, rate_runs, rate_seconds,
+           payload::jsonb
       FROM unnest(%(ids)s::uuid[], %(task_ids)s::uuid[], %(versions)s::integer[],
                   %(scheduled_fors)s::timestamptz[], %(run_ats)s::timestamptz[],
                   %(priorities)s::smallint[], %(triggers)s::text[], %(payloads)s::text[],
-                  %(keys)s::text[], %(maxima)s::integer[])
+                  %(owners)s::uuid[], %(keys)s::text[], %(maxima)s::integer[],
+                  %(rate_runs)s::integer[], %(rate_seconds)s::integer[])
            AS given (id, task_id, task_version, scheduled_for, run_at, priority, trigger,
-                     payload, concurrency_key, max_concurrency)
+                     payload, created_by, concurrency_key, max_concurrency, rate_runs,
+                     rate_seconds)
     ON CONFLICT (task_id, scheduled_for) DO NOTHING
     RETURNING id, task_id, scheduled_for, run_at, trigger
 ), noted AS (
@@ -58,38 +62,79 @@ SELECT CASE WHEN EXISTS (SELECT FROM due_work
             THEN pg_try_advisory_xact_lock(%(lock)s) END;
 
 -- name: lease
--- Take the most urgent work that has no concurrency key, and tell whether there is some that has.
-WITH leased AS (
+-- Take the most urgent work that has no concurrency key, an equal share for each agent from the
+-- one whose turn it is, and tell whether there is some that has.
+WITH RECURSIVE agent AS (
+    (SELECT created_by, 1 AS place
+       FROM ((SELECT created_by FROM due_work
+               WHERE state = 'ready' AND concurrency_key IS NULL AND created_by > %(turn)s
+               ORDER BY created_by, sort_key, id LIMIT 1)
+             UNION ALL
+             (SELECT created_by FROM due_work
+               WHERE state = 'ready' AND concurrency_key IS NULL
+               ORDER BY created_by, sort_key, id LIMIT 1)) AS first
+      LIMIT 1)
+    UNION ALL
+    SELECT following.created_by, agent.place + 1
+      FROM agent CROSS JOIN LATERAL (
+           SELECT created_by FROM due_work
+            WHERE state = 'ready' AND concurrency_key IS NULL AND created_by > agent.created_by
+            ORDER BY created_by, sort_key, id LIMIT 1) AS following
+     WHERE agent.place <= %(limit)s
+), leased AS (
     UPDATE due_work
        SET state = 'leased', locked_by = %(worker_id)s,
            locked_until = coalesce(%(now)s, now()) + %(lease_for)s,
            lease_token = lease_token + 1, attempt = attempt + 1,
            started_at = CASE WHEN crashes = 0 THEN coalesce(%(now)s, now()) END
      WHERE ctid = ANY(ARRAY(
-           SELECT ctid FROM due_work
-            WHERE state = 'ready' AND concurrency_key IS NULL
-            ORDER BY sort_key, id LIMIT %(limit)s
-              FOR UPDATE SKIP LOCKED))
-    RETURNING sort_key, id, lease_token, task_id, task_version, attempt, run_at, scheduled_for,
-              trigger, payload, resumed, crashes
+           SELECT share.place
+             FROM agent CROSS JOIN LATERAL (
+                  SELECT ctid AS place FROM due_work
+                   WHERE state = 'ready' AND concurrency_key IS NULL
+                     AND created_by = agent.created_by
+                   ORDER BY sort_key, id
+                   LIMIT (SELECT ceil(%(limit)s::float8 / least(count(*), %(limit)s)) FROM agent)
+                     FOR UPDATE SKIP LOCKED) AS share
+            LIMIT %(limit)s))
+    RETURNING sort_key, created_by, id, lease_token, task_id, task_version, attempt, run_at,
+              scheduled_for, trigger, payload, resumed, crashes
 )
-SELECT other.keyed, leased.*
-  FROM (SELECT EXISTS (SELECT FROM due_work
-                        WHERE state = 'ready' AND concurrency_key IS NOT NULL) AS keyed) AS other
+SELECT other.*, leased.*
+  FROM (SELECT EXISTS (SELECT FROM due_work WHERE state = 'ready' AND concurrency_key IS NOT NULL),
+               (SELECT count(*) > 1 FROM agent)) AS other
   LEFT JOIN leased ON true;
 
 -- name: lease_keyed
--- Take the most urgent work, of a concurrency key at most what is free of it. The caller holds
--- the gate, and this statement's snapshot is younger than the gate: nobody else counts now.
-WITH RECURSIVE head AS (
-    (SELECT concurrency_key AS key, max_concurrency
+-- Take the most urgent work as lease does, and of a concurrency key at most what is free of it.
+-- The caller holds the gate, and this statement's snapshot is younger than the gate: nobody else
+-- counts now.
+WITH RECURSIVE agent AS (
+    (SELECT created_by, 1 AS place
+       FROM ((SELECT created_by FROM due_work
+               WHERE state = 'ready' AND concurrency_key IS NULL AND created_by > %(turn)s
+               ORDER BY created_by, sort_key, id LIMIT 1)
+             UNION ALL
+             (SELECT created_by FROM due_work
+               WHERE state = 'ready' AND concurrency_key IS NULL
+               ORDER BY created_by, sort_key, id LIMIT 1)) AS first
+      LIMIT 1)
+    UNION ALL
+    SELECT following.created_by, agent.place + 1
+      FROM agent CROSS JOIN LATERAL (
+           SELECT created_by FROM due_work
+            WHERE state = 'ready' AND concurrency_key IS NULL AND created_by > agent.created_by
+            ORDER BY created_by, sort_key, id LIMIT 1) AS following
+     WHERE agent.place <= %(limit)s
+), head AS (
+    (SELECT concurrency_key AS key, max_concurrency, rate_runs
        FROM due_work
       WHERE state = 'ready' AND concurrency_key IS NOT NULL
       ORDER BY concurrency_key, sort_key, id LIMIT 1)
     UNION ALL
-    SELECT following.key, following.max_concurrency
+    SELECT following.key, following.max_concurrency, following.rate_runs
       FROM head CROSS JOIN LATERAL (
-           SELECT concurrency_key AS key, max_concurrency
+           SELECT concurrency_key AS key, max_concurrency, rate_runs
              FROM due_work
             WHERE state = 'ready' AND concurrency_key > head.key
             ORDER BY concurrency_key, sort_key, id LIMIT 1) AS following
@@ -99,32 +144,56 @@ WITH RECURSIVE head AS (
      WHERE state = 'leased' AND concurrency_key IS NOT NULL
      GROUP BY concurrency_key
 ), admitted AS MATERIALIZED (
-    SELECT first.place, first.sort_key, first.id
+    SELECT first.*
       FROM head LEFT JOIN busy USING (key)
+      LEFT JOIN LATERAL (
+           SELECT count(*) AS runs
+             FROM rated_start
+            WHERE head.rate_runs IS NOT NULL AND concurrency_key = head.key
+              AND until > coalesce(%(now)s, now())) AS started ON true
      CROSS JOIN LATERAL (
-           SELECT ctid AS place, sort_key, id
+           SELECT ctid AS place, created_by, sort_key, id
              FROM due_work
             WHERE state = 'ready' AND concurrency_key = head.key
             ORDER BY sort_key, id
-            LIMIT least(%(limit)s, greatest(0, head.max_concurrency - coalesce(busy.runs, 0)))
+            LIMIT greatest(0, least(%(limit)s, head.max_concurrency - coalesce(busy.runs, 0),
+                                    head.rate_runs - started.runs))
               FOR UPDATE SKIP LOCKED) AS first
 ), free AS MATERIALIZED (
-    SELECT ctid AS place, sort_key, id
-      FROM due_work
-     WHERE state = 'ready' AND concurrency_key IS NULL
-     ORDER BY sort_key, id LIMIT %(limit)s
-       FOR UPDATE SKIP LOCKED
+    SELECT share.*
+      FROM agent CROSS JOIN LATERAL (
+           SELECT ctid AS place, created_by, sort_key, id
+             FROM due_work
+            WHERE state = 'ready' AND concurrency_key IS NULL AND created_by = agent.created_by
+            ORDER BY sort_key, id
+            LIMIT (SELECT ceil(%(limit)s::float8 / least(count(*), %(limit)s)) FROM agent)
+              FOR UPDATE SKIP LOCKED) AS share
+     LIMIT %(limit)s
+), candidate AS (
+    SELECT place, created_by, sort_key,
+           row_number() OVER (PARTITION BY created_by ORDER BY sort_key, id) AS rank
+      FROM (SELECT * FROM admitted UNION ALL SELECT * FROM free) AS found
+), leased AS (
+    UPDATE due_work
+       SET state = 'leased', locked_by = %(worker_id)s,
+           locked_until = coalesce(%(now)s, now()) + %(lease_for)s,
+           lease_token = lease_token + 1, attempt = attempt + 1,
+           started_at = CASE WHEN crashes = 0 THEN coalesce(%(now)s, now()) END
+     WHERE ctid = ANY(ARRAY(
+           SELECT place FROM candidate
+            ORDER BY rank, created_by <= %(turn)s, created_by LIMIT %(limit)s))
+    RETURNING *
+), counted AS (
+    INSERT INTO rated_start (concurrency_key, until)
+    SELECT concurrency_key, coalesce(%(now)s, now()) + make_interval(secs => rate_seconds)
+      FROM leased WHERE rate_seconds IS NOT NULL
 )
-UPDATE due_work
-   SET state = 'leased', locked_by = %(worker_id)s,
-       locked_until = coalesce(%(now)s, now()) + %(lease_for)s,
-       lease_token = lease_token + 1, attempt = attempt + 1,
-       started_at = CASE WHEN crashes = 0 THEN coalesce(%(now)s, now()) END
- WHERE ctid = ANY(ARRAY(
-       SELECT place FROM (SELECT * FROM admitted UNION ALL SELECT * FROM free) AS candidate
-        ORDER BY sort_key, id LIMIT %(limit)s))
-RETURNING true, sort_key, id, lease_token, task_id, task_version, attempt, run_at,
-          scheduled_for, trigger, payload, resumed, crashes;
+SELECT true,
+       (SELECT count(*) > 1 FROM (SELECT created_by FROM agent
+                                  UNION SELECT created_by FROM candidate) AS owner),
+       sort_key, created_by, id, lease_token, task_id, task_version, attempt, run_at, scheduled_for, trigger, payload,
+       resumed, crashes
+  FROM leased;
 
 -- name: renew
 -- Extend the leases that are still this worker's, and tell which runs shall stop.
@@ -436,13 +505,13 @@ WITH old AS (
     RETURNING *
 ), made AS (
     INSERT INTO due_work (id, task_id, task_version, scheduled_for, run_at, sort_key, priority,
-                          state, trigger, lease_token, resumed, concurrency_key, max_concurrency,
-                          payload)
+                          state, trigger, lease_token, resumed, created_by, concurrency_key,
+                          max_concurrency, rate_runs, rate_seconds, payload)
     SELECT old.id, old.task_id, old.task_version, old.scheduled_for,
            coalesce(%(now)s, now()),
            (date_part('epoch', coalesce(%(now)s, now())) * 1000)::bigint - t.priority * 60000,
-           t.priority, 'ready', old.trigger, old.lease_token, true, t.concurrency_key,
-           t.max_concurrency, old.payload
+           t.priority, 'ready', old.trigger, old.lease_token, true, t.created_by, %(key)s,
+           %(most)s, %(rate_runs)s, %(rate_seconds)s, old.payload
       FROM old JOIN task AS t ON t.id = old.task_id
     ON CONFLICT (task_id, scheduled_for) DO NOTHING
     RETURNING id, task_id, scheduled_for

@@ -62,7 +62,7 @@ SELECT t.id, t.version, t.status = 'active' AND t.deleted_at IS NULL,
        t.schedule_kind, t.schedule_expr, t.timezone, t.anchor, t.starts_at, t.ends_at,
        t.dst_gap, t.dst_fold, t.exclude, t.on_excluded,
        t.priority, t.catchup, t.catchup_window_seconds, t.overlap, t.jitter_seconds, t.max_runs,
-       t.concurrency_key, t.max_concurrency,
+       t.concurrency_key, t.max_concurrency, t.rate_limit, t.created_by,
        s.next_run_at, s.decided_until, s.fired, s.resumed_at, s.snoozed_for, s.snoozed_to,
        t.event_window
   FROM schedule AS s JOIN task AS t ON t.id = s.task_id

@@ -64,6 +64,9 @@ DELETE FROM pause AS p USING schedule AS s
 -- Idempotency keys are remembered for a day.
 DELETE FROM idempotency WHERE created_at < %(before)s;
 
+-- name: old_starts
+DELETE FROM rated_start WHERE until < %(before)s;
+
 -- name: old_tokens
 DELETE FROM refresh_token WHERE expires_at < %(before)s;
 
