@@ -137,7 +137,7 @@ def served(target: Any, *args: Any, port: int) -> Iterator[None]:
     process = multiprocessing.get_context("spawn").Process(target=target, args=args)
     process.start()
     try:
-        _await_port(port)
+        await_port(port)
         yield
     finally:
         assert process.pid is not None
@@ -275,8 +275,8 @@ def _free_port() -> int:
         return port
 
 
-def _await_port(port: int) -> None:
-    deadline = time.monotonic() + 30
+def await_port(port: int, *, seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:

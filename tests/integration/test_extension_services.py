@@ -21,7 +21,6 @@ from ordinaut.engine.tool import NotYet, ToolContext, silent
 from ordinaut.errors import StepError, ToolError
 from ordinaut.model import Json, Lease, uuid7
 from ordinaut.plugins.host import ExtensionHost
-from ordinaut.plugins.member import Limits
 from ordinaut.plugins.services import derived_id
 from ordinaut.scheduler.triggers import Triggers
 from ordinaut.store import audit, extensions, schedules
@@ -306,7 +305,7 @@ async def test_what_the_environment_disables_no_decision_enables(db: Database) -
 
 async def test_a_database_that_is_away_changes_nothing() -> None:
     nowhere = Database("postgresql://127.0.0.1:1/none")
-    async with nowhere, ExtensionHost(settings(), db=nowhere, limits=Limits(start=0.1)) as host:
+    async with nowhere, ExtensionHost(settings(), db=nowhere) as host:
         assert "core.log" in host.tools
 
 

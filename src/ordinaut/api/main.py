@@ -28,6 +28,7 @@ from ordinaut.api.routes import (
     auth,
     calendars,
     events,
+    extensions,
     health,
     runs,
     schedules,
@@ -61,6 +62,7 @@ ROUTERS: Final = (
     agents,
     auth,
     system,
+    extensions,
     health,
 )
 BACKLOG: Final = 2048

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
+
+from psycopg.errors import UndefinedTable
 
 from ordinaut.bus import Bus
 from ordinaut.clock import Clock, SystemClock
 from ordinaut.config import Settings
 from ordinaut.errors import Unavailable
 from ordinaut.model import Event, uuid7
+from ordinaut.plugins import references
 from ordinaut.plugins.background import Leases
 from ordinaut.plugins.base import Services
 from ordinaut.plugins.events import Pace, Publish, Transport
+from ordinaut.plugins.references import Choice
 from ordinaut.plugins.services import StoreServices
 from ordinaut.store import extensions, journal
 from ordinaut.store.database import Database
+from ordinaut.store.secrets import keyring
 
 LEASE = 6.0  # seconds; a renewal may fail twice before it ends
 
@@ -49,7 +54,7 @@ class StoredLeases:
             await extensions.follow(tx, name, holder=self._holder)
 
 
-async def _nobody_chose() -> Mapping[str, bool]:
+async def _nobody_chose() -> Mapping[str, Choice]:
     return {}
 
 
@@ -61,7 +66,7 @@ class Backend:
     transport: Callable[[], Transport]
     services: Services | None = None
     pace: Pace = field(default_factory=Pace)
-    choices: Callable[[], Awaitable[Mapping[str, bool]]] = _nobody_chose
+    choices: Callable[[], Awaitable[Mapping[str, Choice]]] = _nobody_chose
     leases: Leases = field(default_factory=AlwaysOurs)
 
 
@@ -74,12 +79,22 @@ def backend_of(settings: Settings, db: Database | None, clock: Clock | None = No
         async with db.transaction() as tx:
             await journal.emit(tx, [event])
 
-    async def choices() -> Mapping[str, bool]:
+    async def choices() -> Mapping[str, Choice]:
         if db is None:
             return {}
         async with db.connection() as tx:
-            return await extensions.choices(tx)
+            chosen = await extensions.choices(tx)
+            try:
+                stored = await extensions.configured(tx)
+            except UndefinedTable:
+                stored = {}  # the schema of the version before, during an upgrade
+            opened = {id: await references.opened(tx, one, keys) for id, one in stored.items()}
+        return {
+            id: replace(opened.get(id, Choice()), enabled=chosen.get(id))
+            for id in chosen.keys() | opened.keys()
+        }
 
+    keys = keyring(settings)
     return Backend(
         publish=publish,
         transport=lambda: Bus(settings.redis_url),

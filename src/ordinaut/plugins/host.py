@@ -19,7 +19,7 @@ from ordinaut import telemetry
 from ordinaut.config import Settings
 from ordinaut.engine.nearest import hint
 from ordinaut.engine.registry import ToolRegistry
-from ordinaut.errors import ExtensionError, NotFound
+from ordinaut.errors import ExtensionError, Forbidden, InvalidInput, NotFound
 from ordinaut.model import Json
 from ordinaut.plugins import loader, options
 from ordinaut.plugins.backend import Backend, backend_of
@@ -31,6 +31,7 @@ from ordinaut.plugins.home import CoreHome, Home, ThreadHome
 from ordinaut.plugins.kit import Offer
 from ordinaut.plugins.loader import Found
 from ordinaut.plugins.member import Limits, Member
+from ordinaut.plugins.references import Choice
 from ordinaut.plugins.schema import Manifest
 from ordinaut.store.database import Database
 
@@ -81,6 +82,7 @@ class ExtensionHost:
         self._members: dict[str, Member] = {}
         self._limits = limits or Limits()
         self._disabled: set[str] = set()
+        self._chosen: dict[str, Choice] = {}
         self._role = API
         self._duties: list[asyncio.Task[None]] = []
         self.gateway = Gateway(self._member_of, self.started, authorize)
@@ -148,16 +150,47 @@ class ExtensionHost:
     async def reload(self, extension_id: str) -> None:
         """Read a folder's extension anew, and start it if it was started or failed before."""
         member = self._member_of(extension_id)
-        wanted = member.state in ("started", "failed") or self._role.wants(member.manifest)
-        await member.stop()
         (found,) = loader.discover([member.found.folder], built_in=False, installed=False)
         if found.manifest is None or found.id != extension_id:
+            await member.stop()
             member.fail(found.reason or f"its id is {found.id!r} now; restart to take it in")
             return
-        member = self._members[extension_id] = self._member(found)
-        if wanted and extension_id not in self._disabled:
-            await member.start(live=self._role.live)
+        member = await self._replace(member, found)
         log.info("extension.reloaded", extension=extension_id, state=member.state)
+
+    async def _replace(self, member: Member, found: Found) -> Member:
+        """Put an extension made anew in place of one, as far in its life as that was."""
+        wanted = member.state in ("started", "failed") or self._role.wants(member.manifest)
+        await member.stop()
+        member = self._members[found.id] = self._member(found)
+        if wanted and found.id not in self._disabled:
+            await member.start(live=self._role.live)
+        return member
+
+    def manifest(self, extension_id: str) -> Manifest:
+        """Return the manifest of an extension; raises :class:`NotFound`."""
+        return self._member_of(extension_id).manifest
+
+    def is_pinned(self, extension_id: str) -> bool:
+        """Tell whether the environment disables it, whatever is chosen."""
+        return extension_id in self._settings.ext_disabled
+
+    def check(self, extension_id: str, chosen: Choice) -> None:
+        """Raise :class:`InvalidInput` or :class:`Forbidden` unless it can be configured so."""
+        found = self._member_of(extension_id).found
+        manifest, given = found.usable, self._options(extension_id)
+        if manifest.operator_config:
+            where = options.variable(manifest, "KEY")
+            raise Forbidden(f"only the environment configures {extension_id!r} ({where})")
+        for key in sorted(options.given_by_environment(manifest, given) & chosen.config.keys()):
+            where = options.variable(manifest, key)
+            raise InvalidInput.at(f"config.{key}", f"the environment sets it ({where})")
+        try:
+            if chosen.problem:
+                raise ExtensionError(chosen.problem)
+            options.configuration(manifest, given, self._settings_of(found), chosen.config)
+        except ExtensionError as error:
+            raise InvalidInput.at("config", error.message) from None
 
     def describe(self) -> tuple[Description, ...]:
         """Say how every extension fares, also those that can not be used."""
@@ -168,14 +201,20 @@ class ExtensionHost:
         return (*members, *(describe_refused(found) for found in self._refused))
 
     async def refresh(self) -> None:
-        """Enable and disable what the operator has decided about since."""
+        """Take in what was chosen since: what runs, and how it is configured."""
         async with asyncio.timeout(CHOICES_SECONDS):
             choices = await self._backend.choices()
-        for id, enabled in choices.items():
-            decided = id in self._members and id not in self._settings.ext_disabled
-            if decided and enabled == (id in self._disabled):
-                log.info("extension.chosen", extension=id, enabled=enabled)
-                await (self.enable(id) if enabled else self.disable(id))
+        for id, member in tuple(self._members.items()):
+            before, chosen = self._chosen.get(id, Choice()), choices.get(id, Choice())
+            self._chosen[id] = chosen
+            if replace(before, enabled=None) != replace(chosen, enabled=None):
+                log.info("extension.configured", extension=id)
+                if member.state != "discovered":
+                    await self._replace(member, member.found)
+            decided = chosen.enabled is not None and id not in self._settings.ext_disabled
+            if decided and chosen.enabled == (id in self._disabled):
+                log.info("extension.chosen", extension=id, enabled=chosen.enabled)
+                await (self.enable(id) if chosen.enabled else self.disable(id))
 
     async def _start(self, role: Role) -> None:
         self._role = role
@@ -269,12 +308,15 @@ class ExtensionHost:
 
     def _offer(self, found: Found, home: Home) -> Offer:
         manifest, given = found.usable, self._options(found.id)
+        chosen = self._chosen.get(found.id, Choice())
+        if chosen.problem:
+            raise ExtensionError(chosen.problem)
         return Offer(
             manifest=manifest,
             folder=found.folder,
             home=home,
             allowed=options.allowed(manifest, given),
-            config=options.configuration(manifest, given, self._settings_of(found)),
+            config=options.configuration(manifest, given, self._settings_of(found), chosen.config),
             backend=self._backend,
             built_in=found.source == "built_in",
         )

@@ -1,8 +1,8 @@
 """The operator's word about one extension: whether it runs, what it may do, its configuration.
 
 It comes from ``ORDINAUT_EXT_<ID>__<KEY>``. ``ENABLED`` and ``GRANTS`` are the operator's own;
-every other key is configuration and is checked against the manifest's ``config_schema``.
-``<KEY>_FILE`` names a file that holds the value.
+every other key is configuration, wins over what was chosen over the API, and is checked against
+the manifest's ``config_schema``. ``<KEY>_FILE`` names a file that holds the value.
 """
 
 from __future__ import annotations
@@ -43,9 +43,12 @@ def allowed(manifest: Manifest, options: Mapping[str, str]) -> frozenset[Capabil
 
 
 def configuration(
-    manifest: Manifest, options: Mapping[str, str], settings: Mapping[str, Json]
+    manifest: Manifest,
+    options: Mapping[str, str],
+    settings: Mapping[str, Json],
+    chosen: Mapping[str, Json] | None = None,
 ) -> dict[str, Json]:
-    """Return the configuration: defaults, then ``settings``, then the environment."""
+    """Return the configuration: defaults, ``settings``, what was ``chosen``, the environment."""
     declared = manifest.config_schema.get("properties", {})
     # A property may also be declared as true, which says nothing about it.
     properties = {key: one if isinstance(one, dict) else {} for key, one in declared.items()}
@@ -53,6 +56,7 @@ def configuration(
         k: one["default"] for k, one in properties.items() if "default" in one
     }
     config.update({key: value for key, value in settings.items() if key in properties})
+    config.update(chosen or {})
     by_name = {key.lower(): key for key in properties}
     for name, text in options.items():
         if name in RESERVED_CONFIG:
@@ -65,6 +69,14 @@ def configuration(
         config[key] = _parse(text, properties.get(key, {}).get("type"))
     _check(manifest, config)
     return config
+
+
+def given_by_environment(manifest: Manifest, options: Mapping[str, str]) -> frozenset[str]:
+    """Return the keys of the configuration that the environment sets."""
+    keys = manifest.config_schema.get("properties", {})
+    return frozenset(
+        key for key in keys if key.lower() in options or f"{key.lower()}_file" in options
+    )
 
 
 def variable(manifest: Manifest, key: str) -> str:

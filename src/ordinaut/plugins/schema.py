@@ -103,6 +103,7 @@ class Manifest(BaseModel):
     eager: bool = False
     grants: frozenset[Grant] = frozenset()
     config_schema: Annotated[dict[str, Any], BeforeValidator(lambda v: {} if v is None else v)] = {}
+    operator_config: bool = False
     api_version: Annotated[int, AfterValidator(_contract)] = API_VERSION
     public_routes: tuple[Annotated[str, AfterValidator(_public_route)], ...] = ()
     tool_prefixes: tuple[Annotated[str, AfterValidator(_id)], ...] = ()

@@ -14,7 +14,6 @@ from ordinaut.api.schemas.base import Page
 from ordinaut.api.schemas.system import (
     AuditEntry,
     AuditQuery,
-    ExtensionOut,
     ProcessOut,
     QueueOut,
     ToolOut,
@@ -46,12 +45,6 @@ async def queue(work: SystemRead) -> QueueOut:
 async def tools(work: ToolsRead) -> Response:
     """Return what a step can call, with the schemas of arguments and result."""
     return answers.page(work.parts.tools.catalogue())
-
-
-@routes.get("/extensions", response_model=Page[ExtensionOut])
-async def extensions(work: SystemRead) -> Response:
-    """Return the extensions of this process and how they fare."""
-    return answers.page(work.parts.host.describe())
 
 
 @routes.get("/audit", response_model=Page[AuditEntry])

@@ -54,26 +54,6 @@ class ToolOut(Answer):
     examples: list[Any]
 
 
-class ExtensionOut(Answer):
-    """An extension and how it fares."""
-
-    id: str
-    name: str
-    version: str
-    description: str
-    source: str
-    enabled: bool
-    eager: bool
-    state: str
-    reason: str
-    grants: list[str]
-    mount_path: str
-    load_seconds: float | None
-    start_seconds: float | None
-    tools: list[str]
-    background: list[dict[str, Any]]
-
-
 class AuditQuery(PageQuery):
     """Which entries of the audit log."""
 

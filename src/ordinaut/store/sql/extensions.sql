@@ -8,6 +8,19 @@ INSERT INTO extension AS e (id, enabled) VALUES (%(id)s, %(enabled)s)
 ON CONFLICT (id) DO UPDATE SET enabled = excluded.enabled, updated_at = now()
 RETURNING (SELECT enabled FROM former);
 
+-- name: configured
+SELECT id, config, agent_id, updated_at FROM extension_config
+ WHERE %(id)s::text IS NULL OR id = %(id)s;
+
+-- name: configure
+INSERT INTO extension_config (id, config, agent_id, updated_at)
+VALUES (%(id)s, %(config)s, %(agent)s, %(now)s)
+ON CONFLICT (id) DO UPDATE
+   SET config = excluded.config, agent_id = excluded.agent_id, updated_at = excluded.updated_at;
+
+-- name: forget
+DELETE FROM extension_config WHERE id = %(id)s RETURNING id;
+
 -- name: lead
 -- Take a task that nobody holds, or go on with our own; a row when it is ours.
 INSERT INTO leader AS l (name, holder, epoch, until)

@@ -1,0 +1,14 @@
+"""The configuration of extensions over the API."""
+
+from importlib import resources
+
+from alembic import op
+
+revision = "0015_extension_config"
+down_revision = "0014_event_windows"
+
+
+def upgrade() -> None:
+    sql = resources.files("ordinaut.store").joinpath(f"migrations/versions/{revision}.sql")
+    bind = op.get_bind().execution_options(no_parameters=True)
+    bind.exec_driver_sql(sql.read_text())
