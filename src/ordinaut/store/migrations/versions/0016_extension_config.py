@@ -4,8 +4,8 @@ from importlib import resources
 
 from alembic import op
 
-revision = "0015_extension_config"
-down_revision = "0014_event_windows"
+revision = "0016_extension_config"
+down_revision = "0015_lanes"
 
 
 def upgrade() -> None:
