@@ -189,7 +189,7 @@ async def housekeeping(db: Database) -> AsyncIterator[Housekeeping]:
     calls.clear()
     await lead(db)
     house = Housekeeping(db.url, [(f"{__name__}:counted", timedelta(seconds=0.1))], copy_context())
-    await house.start(now=datetime.now(UTC))
+    await house.start()
     try:
         yield house
     finally:
@@ -230,7 +230,7 @@ async def test_jobs_that_this_version_does_not_know_are_dropped(db: Database):
     house = Housekeeping(
         db.url, [("ordinaut.scheduler.janitor:expire_leases", LEASE)], copy_context()
     )
-    await house.start(now=datetime.now(UTC))
+    await house.start()
     await house.stop()
 
     assert await rows(db, "SELECT id FROM apscheduler_jobs") == [

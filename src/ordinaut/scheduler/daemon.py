@@ -57,6 +57,7 @@ TRIGGERS_EVERY = 0.2  # seconds between looks for events that start tasks
 RELAY_IDLE_AFTER = 40  # looks in a row that found nothing
 CONNECT_TIMEOUT = 5  # seconds
 FAREWELL = 0.7  # seconds to give back duties and say goodbye
+JUMP = 2.0  # seconds that the machine's clock may go wrong by between two looks
 WELL_WITHIN = 5.0  # seconds since the last tick
 
 log = logger(__name__)
@@ -96,6 +97,7 @@ class Scheduler:
         self._leading = Leadership(self._db, clock, "housekeeping", holder=self.id)
         self._house: Housekeeping | None = None
         self._epoch: int | None = None
+        self._ahead = self._of_stopwatch()
         self._beaten = self._ticked = float("-inf")
         self._stack = AsyncExitStack()
 
@@ -219,8 +221,23 @@ class Scheduler:
         try:
             await self._leading.renew()
         finally:
+            if self._has_jumped():
+                # Its jobs are due by the clock that was; begin anew by the one that is.
+                await self._keep_house(None)
             await self._keep_house(self._leading.epoch)
         await asyncio.sleep(LEADER_EVERY)
+
+    def _of_stopwatch(self) -> float:
+        """Return how far the machine's clock is ahead of its stopwatch, in seconds."""
+        return self._clock.now().timestamp() - self._clock.monotonic()
+
+    def _has_jumped(self) -> bool:
+        before, self._ahead = self._ahead, self._of_stopwatch()
+        seconds = self._ahead - before
+        if abs(seconds) < JUMP:
+            return False
+        log.warning("scheduler.clock_jumped", seconds=round(seconds, 3))
+        return True
 
     async def _keep_house(self, epoch: int | None) -> None:
         if epoch == self._epoch:
@@ -232,7 +249,7 @@ class Scheduler:
             context = copy_context()
             context.run(HOLDING.set, Holding(self._db, self._settings, self._clock, epoch))
             self._house = Housekeeping(self._settings.database_url, janitor.JOBS, context)
-            await self._house.start(now=self._clock.now())
+            await self._house.start()
             self._epoch = epoch
 
     async def _report(self) -> None:

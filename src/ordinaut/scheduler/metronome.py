@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from contextvars import Context
 from datetime import datetime, timedelta
 from threading import Thread
@@ -26,7 +27,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
-from ordinaut.clock import Clock
+from ordinaut.clock import Clock, SystemClock
 from ordinaut.store.migrate import sqlalchemy_url
 from ordinaut.telemetry import logger
 
@@ -97,7 +98,10 @@ class Metronome:
 
     async def wait(self) -> None:
         """Wait until it is time to tick."""
-        await self._due.wait()
+        # APScheduler goes by the machine's clock: when that is set back, it would sleep so long.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1.5 * AT_WORST.total_seconds()):
+                await self._due.wait()
         self._due.clear()
 
 
@@ -127,9 +131,9 @@ class Housekeeping:
             timezone="UTC",
         )
 
-    async def start(self, *, now: datetime) -> None:
+    async def start(self) -> None:
         """Put the jobs into the store, drop those that this version does not know, and begin."""
-        await asyncio.to_thread(self._start, now)
+        await asyncio.to_thread(self._start)
 
     async def stop(self) -> None:
         """Execute nothing any more; a thread that hangs in the database is left to itself."""
@@ -142,7 +146,8 @@ class Housekeeping:
         except TimeoutError:
             log.warning("housekeeping.hangs", seconds=STOP_TIMEOUT)
 
-    def _start(self, now: datetime) -> None:
+    def _start(self) -> None:
+        now = SystemClock().now()  # the clock that APScheduler goes by
         self._scheduler.start(paused=True)
         for name, every in self._jobs:
             self._scheduler.add_job(
