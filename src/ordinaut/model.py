@@ -153,7 +153,8 @@ NO_LANE = Lane()
 class NewWork:
     """One run to be enqueued; ``scheduled_for`` is ``None`` when no occurrence asked for it.
 
-    ``payload`` is what this run adds to the definition of its task: ``params``, ``event``.
+    ``payload`` is what this run adds to the definition of its task: ``params``, ``event``,
+    ``probe``.
     ``created_by`` owns the task: agents share the workers equally.
     """
 
@@ -174,7 +175,8 @@ class Lease(NamedTuple):
 
     ``token`` is the fence: every write about the run names it, and no row means another worker
     owns the run. ``id`` is the id of the run, the same over all its attempts. ``payload`` is
-    what this run adds to the definition of its task (``params``, ``event``), or ``None``.
+    what this run adds to the definition of its task (``params``, ``event``, ``probe``), or
+    ``None``.
     ``crashes`` counts the workers that ended without a word while they held it.
 
     A tuple, because a worker makes 30,000 of them a second.

@@ -42,7 +42,7 @@ class PipelineCheck:
         if key is not None:
             if len(self._good) >= REMEMBERED:
                 self._good.clear()
-            names = {step.uses for step in pipeline.walk() if step.uses}
+            names = {step.uses for step in pipeline.calls() if step.uses}
             used = {name: self._tools.find(name) for name in names}
             self._good[key] = (used, pipeline.secrets)
         return pipeline.secrets

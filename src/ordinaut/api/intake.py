@@ -12,7 +12,7 @@ from ordinaut.api.schemas.tasks import ScheduleFields, TaskIn
 from ordinaut.api.services import Services
 from ordinaut.engine.calendar import Calendar
 from ordinaut.engine.windows import parse_window
-from ordinaut.errors import InvalidInput, InvalidSchedule
+from ordinaut.errors import InvalidInput, InvalidPipeline, InvalidSchedule
 from ordinaut.model import Json, Schedule, Task, uuid7
 
 SCHEDULE_FIELDS: Final = frozenset(ScheduleFields.model_fields)
@@ -89,14 +89,13 @@ def first_run(
     named: Mapping[str, str] = {}
     errors: list[InvalidInput] = []
     try:
-        _check_kind(when)
         _check_window(window, when)
         following = parts.following(when, calendars=calendars, after=now)
         _check_fires(when, following, now)
     except InvalidInput as error:
         errors.append(error)
     try:
-        named = parts.check(payload)
+        named = checked(when, payload, parts=parts)
     except InvalidInput as error:
         errors.append(error)
     if errors:
@@ -104,12 +103,23 @@ def first_run(
     return FirstRun(following, named)
 
 
-def _check_kind(when: Schedule) -> None:
-    if when.kind == "condition":
-        raise InvalidSchedule.at(
-            "schedule_kind",
-            "condition tasks are not available yet; use an interval task with `if`",
-        )
+def checked(when: Schedule, payload: Json, *, parts: Services) -> Mapping[str, str]:
+    """Check a pipeline for a kind of schedule; return the secrets it names, each with its place.
+
+    Raises :class:`InvalidInput` with every problem.
+    """
+    named = parts.check(payload)
+    has_probe = payload.get("probe") is not None
+    if when.kind != "condition" and has_probe:
+        message = f"a task of kind {when.kind} has no probe; only one of kind condition polls"
+        raise InvalidPipeline.at("payload.probe", message)
+    if when.kind == "condition" and not has_probe:
+        message = 'a condition task polls a probe: {"uses": "http.request", "with": …, "every": 60}'
+        raise InvalidPipeline.at("payload.probe", message)
+    if when.kind == "condition" and when.on_excluded != "skip" and when.exclude:
+        message = 'a condition has no time of day that could be kept on another day; use "skip"'
+        raise InvalidSchedule.at("on_excluded", message)
+    return named
 
 
 def _check_window(window: Json, when: Schedule) -> None:
@@ -123,6 +133,8 @@ def _check_window(window: Json, when: Schedule) -> None:
 
 def _check_fires(when: Schedule, following: datetime | None, now: datetime) -> None:
     if following is not None or when.kind == "event":
+        return
+    if when.kind == "condition" and (when.ends_at is None or when.ends_at >= now):
         return
     moment = now.isoformat(timespec="seconds")
     message = f"nothing follows after {moment}"

@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from ordinaut.api import confidences, intake, quotas
+from ordinaut.api import confidences, intake, quotas, watching
 from ordinaut.api.dependencies import Work
 from ordinaut.api.schemas.tasks import Bulk, BulkResult, Snooze, TaskIn
 from ordinaut.engine.schedule import CompiledSchedule, Occurrence, compile_schedule
@@ -71,9 +71,10 @@ async def create_batch(tx: Tx, work: Work, bodies: Sequence[TaskIn]) -> list[Tas
     if problems:
         raise InvalidInput("some tasks can not be stored; none was", problems=tuple(problems))
     await tasks.create(tx, made, actor=work.actor, tzdata=schedules.tzdata_version())
+    await watching.begin(tx, made, now=now)
     if any(_is_near(task, now) for task in made):
         await schedules.hint(tx)
-    return [TaskRecord(task) for task in made]
+    return await tasks.with_conditions(tx, [TaskRecord(task) for task in made])
 
 
 def draft(work: Work, body: TaskIn) -> Task:
@@ -113,6 +114,7 @@ async def amend(tx: Tx, work: Work, record: TaskRecord, given: Mapping[str, Any]
     if _listening(after) != _listening(before):
         await windows.seal(tx, after.id)
     await tasks.update(tx, before, after=after, actor=work.actor)
+    await watching.follow(tx, before, after, now=now)
     if after.next_run_at != before.next_run_at and _is_near(after, now):
         await schedules.hint(tx)
     return await tasks.get(tx, before.id)
@@ -127,7 +129,8 @@ async def amended(tx: Tx, work: Work, before: Task, given: Mapping[str, Any]) ->
     if _listening(after) != _listening(before):
         return await planned(tx, work, after)
     quotas.payloads(work, [after.payload])
-    await confidences.check(tx, after, work.parts.check(after.payload))
+    named = intake.checked(after.schedule, after.payload, parts=work.parts)
+    await confidences.check(tx, after, named)
     return after
 
 
@@ -153,6 +156,7 @@ async def resume(tx: Tx, work: Work, record: TaskRecord, *, catchup: Catchup | N
     [timed] = await schedules.load(tx, [record.task.id])
     following = _at((await compiled(tx, timed.schedule)).next(timed.decided_until))
     await schedules.resume(tx, {timed.task_id: following}, catchup=catchup, now=now)
+    await watching.resume(tx, record.task, catchup=catchup, now=now)
     await tasks.set_status(
         tx, record.task, status="active", action="resume", actor=work.actor, now=now
     )
@@ -247,6 +251,11 @@ async def _apply(tx: Tx, work: Work, action: str, record: TaskRecord) -> bool:
 
 
 async def _store(tx: Tx, work: Work, task: Task) -> TaskRecord:
+    if task.schedule.kind == "condition":
+        async with tx.transaction():
+            await tasks.create(tx, [task], actor=work.actor, tzdata=schedules.tzdata_version())
+            await watching.begin(tx, [task], now=task.created_at)
+        return (await tasks.with_conditions(tx, [TaskRecord(task)]))[0]
     await tasks.create(tx, [task], actor=work.actor, tzdata=schedules.tzdata_version())
     if _is_near(task, task.created_at):
         await schedules.hint(tx)

@@ -35,6 +35,8 @@ async def rehearse(work: Work, task: Task, body: DryRun) -> Json:
                 registry=tools,
                 clock=work.parts.clock,
                 event=body.event,
+                probe=body.probe,
+                condition=task.schedule.expr if task.schedule.kind == "condition" else None,
                 params=body.params,
             )
     except TimeoutError:

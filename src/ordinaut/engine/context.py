@@ -1,8 +1,9 @@
-"""What the expressions of a run see: ``params, steps, event, events, task, run``."""
+"""What the expressions of a run see: ``params, steps, event, events, task, run``; ``probe``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from ordinaut.engine.attempt import Context
 from ordinaut.engine.lengths import format_instant
@@ -10,25 +11,32 @@ from ordinaut.engine.outcome import RunInfo
 from ordinaut.engine.steps import Step
 from ordinaut.model import Json
 
+NO_MORE: Context = MappingProxyType({})
+
 
 class RunContext:
-    """The context of one run; built only when an expression is evaluated."""
+    """The context of one run; built only when an expression is evaluated.
 
-    __slots__ = ("_built", "_event", "_events", "_params", "_run", "steps")
+    ``more`` are names that only some runs have.
+    """
+
+    __slots__ = ("_built", "_event", "_events", "_more", "_params", "_run", "steps")
 
     def __init__(
         self,
         run: RunInfo,
         params: Mapping[str, Json],
         *,
-        event: Json,
+        event: Json = None,
         events: Sequence[Json] | None = None,
+        more: Context = NO_MORE,
     ) -> None:
         """``events`` are those that started the run together; ``event`` alone if not given."""
         self._run = run
         self._params = params
         self._event = event
         self._events = ([] if event is None else [event]) if events is None else events
+        self._more = more
         self.steps: dict[str, Json] = {}
         self._built: dict[str, Json] | None = None
 
@@ -37,6 +45,11 @@ class RunContext:
         self.steps[step.id] = output
         if step.save_as is not None:
             self.steps[step.save_as] = output
+
+    def see(self, probe: Json) -> None:
+        """Let expressions see the result of a probe."""
+        self._more = {"probe": probe}
+        self._built = None
 
     def view(self, extra: Context | None = None) -> Context:
         """Return the context, with ``item``, ``index`` or ``error`` where there are such."""
@@ -60,4 +73,5 @@ class RunContext:
                 "trigger": run.trigger,
                 "scheduled_for": None if at is None else format_instant(at),
             },
+            **self._more,
         }

@@ -1,16 +1,18 @@
 """A dry run: each step as it would be called, and only ``pure`` tools really called.
 
 The output of a tool that is not called is unknown. What is rendered from it stays as it is
-written, and the steps it comes from are named. Secrets appear as placeholders.
+written, and the steps it comes from are named; ``probe`` stands for the probe of a condition
+task. Secrets appear as placeholders.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from ordinaut.clock import Clock
+from ordinaut.engine import probe as probes
 from ordinaut.engine import waiting
 from ordinaut.engine.attempt import Attempt, Context, error_json
 from ordinaut.engine.context import RunContext
@@ -18,7 +20,7 @@ from ordinaut.engine.expression import Expression
 from ordinaut.engine.invocation import Invoker, validate
 from ordinaut.engine.outcome import RunInfo
 from ordinaut.engine.registry import ToolRegistry
-from ordinaut.engine.steps import Foreach, Pipeline, Step
+from ordinaut.engine.steps import Foreach, Pipeline, Probe, Step
 from ordinaut.engine.template import Template, parse_template, search
 from ordinaut.engine.tool import Report
 from ordinaut.errors import InvalidArguments, StepError
@@ -76,6 +78,7 @@ class DryRun:
     output: Json
     unknown: tuple[str, ...]
     error: Json = None
+    probe: Json = None
 
     def to_json(self) -> dict[str, Json]:
         """Return what ``POST /tasks/{id}/dry_run`` answers."""
@@ -84,6 +87,7 @@ class DryRun:
             "output": self.output,
             "unknown": list(self.unknown),
             "error": self.error,
+            "probe": self.probe,
         }
 
 
@@ -94,14 +98,23 @@ async def render_steps(
     registry: ToolRegistry,
     clock: Clock,
     event: Json = None,
+    probe: Json = None,
+    condition: str | None = None,
     params: Mapping[str, Json] | None = None,
 ) -> DryRun:
-    """Show what a run would do; nothing but pure tools is called, nothing is written down."""
+    """Show what a run would do; nothing but pure tools is called, nothing is written down.
+
+    ``condition`` is evaluated over the result of the probe: ``probe`` if it is given, else what
+    the tool says if it is pure.
+    """
     context = RunContext(run, {**pipeline.params, **(params or {})}, event=event)
     rehearsal = _Rehearsal(
         run, registry, clock=clock, context=context, named=frozenset(pipeline.secrets)
     )
-    return await rehearsal.perform(pipeline)
+    shown = None
+    if pipeline.probe is not None and condition is not None:
+        shown = await rehearsal.poll(pipeline.probe, condition, given=probe)
+    return replace(await rehearsal.perform(pipeline), probe=shown)
 
 
 class _Silence:
@@ -135,9 +148,30 @@ class _Rehearsal:
         self._clock = clock
         self._context = context
         self._unknown: set[str] = set()
+        self._probe_unknown = False
         self._invoker = Invoker(
             run, registry, journal=_Silence(), clock=clock, secrets=_placeholders, named=named
         )
+
+    async def poll(self, probe: Probe, condition: str, *, given: Json) -> Json:
+        """Show the call of a probe, and whether the condition holds as far as that is known."""
+        call = probe.call
+        shown = Rehearsed(call.id, call.path, "unknown", uses=call.uses)
+        self._context.see(given)
+        try:
+            await self._rehearse(call, shown, None)
+            result = shown.output if given is None else given
+            self._probe_unknown = given is None and shown.status != "called"
+            self._context.see(result)
+            if self._probe_unknown:
+                return shown.to_json()
+            held = probes.holds(condition, result, now=self._clock.now())
+            return {**shown.to_json(), "holds": held}
+        except StepError as error:
+            self._probe_unknown = given is None and shown.status != "called"
+            shown.status = "failed"
+            shown.error = error_json(error, final=False, handled=False)
+            return shown.to_json()
 
     async def perform(self, pipeline: Pipeline) -> DryRun:
         rehearsed = tuple([await self._step(step, None) for step in pipeline.steps])
@@ -254,11 +288,16 @@ class _Rehearsal:
     def _unknown_in(self, expressions: Iterable[Expression]) -> tuple[str, ...]:
         """Return the steps whose outputs an expression needs and nobody knows."""
         needed: set[str] = set()
+        asks_probe = False
         for expression in expressions:
             for reference in expression.references:
+                asks_probe = asks_probe or reference.root == "probe"
                 if reference.root == "steps":
                     needed |= {reference.member} if reference.member else self._unknown
-        return tuple(sorted(needed & self._unknown))
+        found = needed & self._unknown
+        if self._probe_unknown and asks_probe:
+            found.add("probe")
+        return tuple(sorted(found))
 
     def _partly(self, value: Json, path: str, extra: Context) -> Json:
         """Render what can be rendered; the rest stays as it is written."""

@@ -26,7 +26,7 @@ from typing import Any, TypeAlias
 from ordinaut.clock import Clock
 from ordinaut.engine import doubt, values, waiting
 from ordinaut.engine.attempt import Attempt, Context, error_json, gave_up, is_over, shown_error
-from ordinaut.engine.context import RunContext
+from ordinaut.engine.context import NO_MORE, RunContext
 from ordinaut.engine.invocation import Invoker
 from ordinaut.engine.lengths import format_instant
 from ordinaut.engine.outcome import (
@@ -71,13 +71,15 @@ async def execute(
     secrets: SecretSource = no_secrets,
     event: Json = None,
     events: Sequence[Json] | None = None,
+    probe: Json = None,
     params: Mapping[str, Json] | None = None,
 ) -> Outcome:
     """Execute a run from its beginning, or go on after the records in ``done``.
 
     ``done`` holds all step records of the run, failed ones too: they tell how often a step was
-    tried. ``params`` are those of the run and win over those of the pipeline. What the journal
-    raises, and the cancellation of the task, pass through; all else is an :class:`Outcome`.
+    tried. ``params`` are those of the run and win over those of the pipeline; ``probe`` is the
+    result that let a condition task fire. What the journal raises, and the cancellation of the
+    task, pass through; all else is an :class:`Outcome`.
     """
     execution = _Execution(
         Invoker(
@@ -93,6 +95,7 @@ async def execute(
             {**pipeline.params, **params} if params else pipeline.params,
             event=event,
             events=events,
+            more={"probe": probe} if pipeline.probe is not None else NO_MORE,
         ),
         journal=journal,
         clock=clock,

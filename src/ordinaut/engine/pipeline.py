@@ -15,10 +15,11 @@ from ordinaut.engine import values
 from ordinaut.engine.expression import Expression
 from ordinaut.engine.fields import Problems
 from ordinaut.engine.nearest import hint
+from ordinaut.engine.probe import check_effect, has_probe, parse_probe
 from ordinaut.engine.registry import ToolRegistry
 from ordinaut.engine.scanner import parse_bare
 from ordinaut.engine.scope import Scope
-from ordinaut.engine.steps import BackoffPolicy, Foreach, OnError, Pipeline, Step, WaitFor
+from ordinaut.engine.steps import BackoffPolicy, Foreach, OnError, Pipeline, Probe, Step, WaitFor
 from ordinaut.engine.template import (
     Condition,
     Template,
@@ -36,7 +37,7 @@ MAX_TIMEOUT_SECONDS = 7 * 24 * 3600
 RETRIES = range(101)
 AT_ONCE = range(1, 101)
 
-PAYLOAD_KEYS = ("params", "pipeline", "output")
+PAYLOAD_KEYS = ("params", "probe", "pipeline", "output")
 STEP_KEYS = (
     "id",
     "uses",
@@ -92,9 +93,11 @@ class _PayloadParser:
             return None
         if not self._declare_all(raw):
             return None
-        steps = tuple(self._steps(raw, "payload.pipeline", depth=0))
-        output = self._output(payload)
-        parsed = Pipeline(params=params, steps=steps, output=output)
+        probe = self._probe(payload.get("probe"), "payload.probe")
+        with self._scope.inside(probe=payload.get("probe") is not None):
+            steps = tuple(self._steps(raw, "payload.pipeline", depth=0))
+            output = self._output(payload)
+        parsed = Pipeline(params=params, steps=steps, probe=probe, output=output)
         return replace(parsed, secrets=_secrets(parsed))
 
     def _params(self, raw: Json) -> dict[str, Json]:
@@ -106,6 +109,14 @@ class _PayloadParser:
         except values.NotJson as error:
             self._problems.add(f"payload.params{error.path}", error.message)
             return {}
+
+    def _probe(self, raw: Json, path: str) -> Probe | None:
+        if not has_probe(raw, path, problems=self._problems):
+            return None
+        tool = self._tool(raw, path)
+        check_effect(tool, path, problems=self._problems)
+        arguments, checked = self._call(raw, tool, path)
+        return parse_probe(raw, path, problems=self._problems, arguments=arguments, checked=checked)
 
     def _output(self, payload: Mapping[str, Json]) -> Template | None:
         if payload.get("output") is None:
@@ -158,16 +169,13 @@ class _PayloadParser:
         }
         if raw.get("uses") == APPROVAL_TOOL:
             return Step(**common, wait_for=self._approval(raw, path))
-        tool = self._tool(raw, path)
-        arguments = self._arguments(raw, path)
-        if arguments is None and raw.get("with") is not None:
-            tool = None  # what is wrong with the arguments is said already
+        arguments, checked = self._call(raw, self._tool(raw, path), path)
         read = self._problems
         return Step(
             **common,
             uses=raw.get("uses") if isinstance(raw.get("uses"), str) else None,
             arguments=arguments,
-            checked=self._check_arguments(tool, arguments, path),
+            checked=checked,
             timeout_seconds=read.number(
                 raw, "timeout_seconds", path=path, limit=MAX_TIMEOUT_SECONDS
             ),
@@ -232,6 +240,15 @@ class _PayloadParser:
             self._problems.add(f"{path}.uses", message, code="unknown_tool")
         return tool
 
+    def _call(
+        self, raw: Mapping[str, Json], tool: Tool | None, path: str
+    ) -> tuple[Template | None, Tool | None]:
+        """Return the arguments, and the tool when they are constant and valid."""
+        arguments = self._arguments(raw, path)
+        if arguments is None and raw.get("with") is not None:
+            tool = None  # what is wrong with the arguments is said already
+        return arguments, self._check_arguments(tool, arguments, path)
+
     def _arguments(self, raw: Mapping[str, Json], path: str) -> Template | None:
         value = raw.get("with")
         if "uses" not in raw or value is None:
@@ -248,7 +265,6 @@ class _PayloadParser:
     def _check_arguments(
         self, tool: Tool | None, arguments: Template | None, path: str
     ) -> Tool | None:
-        """Return the tool when its arguments are constant and valid."""
         if tool is None or (arguments is not None and arguments.whole):
             return None
         outline, holes = ({}, ()) if arguments is None else arguments.outline()
@@ -372,7 +388,7 @@ def _walk(raw: list[Json], path: str) -> Iterator[tuple[Mapping[str, Json], str,
 
 def _secrets(pipeline: Pipeline) -> dict[str, str]:
     found: dict[str, str] = {}
-    for step in pipeline.walk():
+    for step in pipeline.calls():
         for slot in () if step.arguments is None else step.arguments.slots:
             for name in slot.expression.secrets:
                 found.setdefault(name, slot.path)

@@ -18,13 +18,11 @@ from itertools import islice, takewhile
 from types import MappingProxyType
 from uuid import UUID
 
-import jmespath
-from jmespath.exceptions import JMESPathError
-
 from ordinaut.engine import cron, mistakes, rrule_text, rruler
 from ordinaut.engine.calendar import Calendar
 from ordinaut.engine.duration import parse_duration
 from ordinaut.engine.excluding import MOVED, ExcludingTimer
+from ordinaut.engine.expression import ExpressionError, parse_expression
 from ordinaut.engine.localtime import (
     DAY,
     FIRST_INSTANT,
@@ -57,6 +55,7 @@ NOTE_SHIFTED = SHIFTED  # its local time does not exist that day; it comes after
 NOTE_FOLD_LAST = FOLD_LAST  # its local time exists twice that day; this is the second
 NOTE_MOVED = MOVED  # its day is excluded by a calendar; it comes on a neighbouring day
 
+UNCLOCKED = ("event", "condition")
 MAX_EXPRESSION = 8_192
 
 _NO_CALENDARS: Mapping[str, Calendar] = MappingProxyType({})
@@ -194,8 +193,14 @@ def preview(
     count: int,
     calendars: Mapping[str, Calendar] = _NO_CALENDARS,
 ) -> tuple[list[Occurrence], bool]:
-    """Return the next ``count`` occurrences, and whether no more follow them."""
+    """Return the next ``count`` occurrences, and whether no more follow them.
+
+    When events and conditions start a task nobody knows: there are none to show, and it is
+    finished only after its ``ends_at``.
+    """
     compiled = compile_schedule(schedule, calendars=calendars)
+    if schedule.kind in UNCLOCKED:
+        return [], schedule.ends_at is not None and after >= schedule.ends_at
     found = list(islice(compiled.iterate(after), count + 1))
     return found[:count], len(found) <= count
 
@@ -227,7 +232,7 @@ def _compile(schedule: Schedule, calendars: tuple[Calendar, ...]) -> CompiledSch
         timing = _timing(schedule, local)
     except InvalidSchedule as error:
         raise mistakes.helped(error, schedule) from None
-    clocked = schedule.kind not in ("event", "condition")
+    clocked = schedule.kind not in UNCLOCKED
     if clocked and _is_empty(schedule, timing.timer):
         raise refused(f"{shown(schedule.expr)} can never fire: no time matches it")
     return CompiledSchedule(
@@ -328,7 +333,8 @@ def _check_bounds(schedule: Schedule) -> None:
 
 def _jmespath(expr: str) -> str:
     try:
-        jmespath.compile(expr)
-    except (JMESPathError, RecursionError) as error:
-        raise refused(f"{shown(expr)} is not JMESPath: {error}") from None
+        parse_expression(expr)
+    except ExpressionError as error:
+        text = f"{error.message} (at position {error.position})"
+        raise refused(f"{shown(expr)} is not JMESPath: {text}") from None
     return expr

@@ -50,11 +50,14 @@ class Scope:
             self.reveal(child)
 
     @contextmanager
-    def inside(self, *, item: bool | None = None, error: bool = False) -> Iterator[None]:
-        """Add or hide ``item`` and ``index``, add ``error``, for what is parsed within."""
+    def inside(
+        self, *, item: bool | None = None, error: bool = False, probe: bool = False
+    ) -> Iterator[None]:
+        """Add or hide ``item`` and ``index``, add ``error`` or ``probe``, for what is within."""
         before = self._extra
         kept = tuple(n for n in before if item is None or n not in ("item", "index"))
-        self._extra = kept + (("item", "index") if item else ()) + (("error",) if error else ())
+        added = {"item": bool(item), "index": bool(item), "error": error, "probe": probe}
+        self._extra = kept + tuple(name for name, is_there in added.items() if is_there)
         try:
             yield
         finally:

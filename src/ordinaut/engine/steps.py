@@ -13,6 +13,7 @@ from ordinaut.engine.tool import Tool
 from ordinaut.model import Backoff, Json
 
 OnError: TypeAlias = "Literal['fail', 'continue'] | Step"
+ProbeMode: TypeAlias = Literal["edge", "level"]
 WaitKind: TypeAlias = Literal["until", "event", "approval", "effect_unknown", "run"]
 
 
@@ -87,11 +88,26 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """What a condition task polls: the call of a tool ``every`` so many seconds.
+
+    ``edge`` fires when the condition becomes true, ``level`` at each poll at which it is true;
+    either rests for ``cooldown`` seconds after it has fired.
+    """
+
+    call: Step
+    every: float
+    mode: ProbeMode = "edge"
+    cooldown: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pipeline:
     """A pipeline that has passed every static check, ready to be executed any number of times."""
 
     params: Mapping[str, Json]
     steps: tuple[Step, ...]
+    probe: Probe | None = None
     output: Template | None = None
     secrets: Mapping[str, str] = MappingProxyType({})  # each by name, with its first place
 
@@ -106,6 +122,12 @@ class Pipeline:
             if found is not None:
                 return found.union(*(_records(later) for later in self.steps[place + 1 :]))
         return None
+
+    def calls(self) -> Iterator[Step]:
+        """Yield the call of the probe, if there is one, and every step."""
+        if self.probe is not None:
+            yield self.probe.call
+        yield from self.walk()
 
     def walk(self) -> Iterator[Step]:
         """Yield every step, with those inside of parallel groups and error handlers."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 
 from ordinaut.errors import NotFound, PreconditionFailed
 from ordinaut.model import Event, Json, RunStatus, Schedule, Task, TaskStatus
-from ordinaut.store import audit, journal
+from ordinaut.store import audit, journal, probes
 from ordinaut.store.audit import Actor
 from ordinaut.store.database import Queries, Tx
 
@@ -42,11 +42,12 @@ class LastRun:
 
 @dataclass(frozen=True, slots=True)
 class TaskRecord:
-    """A task and what became of it so far."""
+    """A task and what became of it so far; ``condition`` is that of a condition task."""
 
     task: Task
     fired: int = 0
     last_run: LastRun | None = None
+    condition: probes.State | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,16 @@ async def get(tx: Tx, task_id: UUID, *, owner: UUID | None = None) -> TaskRecord
 async def get_many(tx: Tx, ids: Sequence[UUID], *, owner: UUID | None = None) -> list[TaskRecord]:
     """Return the tasks among ``ids`` that exist, newest first."""
     cursor = await tx.execute(SQL["get"], {"ids": list(ids), "owner": owner})
-    return [_record(row) for row in await cursor.fetchall()]
+    return await with_conditions(tx, [_record(row) for row in await cursor.fetchall()])
+
+
+async def with_conditions(tx: Tx, records: list[TaskRecord]) -> list[TaskRecord]:
+    """Return the tasks with what is known of the conditions that some of them have."""
+    asked = [r.task.id for r in records if r.task.schedule.kind == "condition"]
+    if not asked:
+        return records
+    known = await probes.states(tx, asked)
+    return [replace(record, condition=known.get(record.task.id)) for record in records]
 
 
 async def page(

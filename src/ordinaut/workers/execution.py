@@ -105,6 +105,7 @@ class Execution:
             secrets=self._vault.of(definition.created_by),
             event=given.get("event"),
             events=given.get("events"),
+            probe=given.get("probe"),
             params=given.get("params"),
         )
         if journal.pen is not None:

@@ -30,7 +30,11 @@ class Plans:
     async def jobs(self, tx: Tx, leases: Sequence[Lease]) -> list[Job]:
         """Return ``leases`` with their plans, and with what was done of them before."""
         plans = self._plans
-        missing = {key: held for held in leases if (key := _key(held)) not in plans}
+        missing = {
+            key: (held.task_id, held.task_version)
+            for held in leases
+            if (key := _key(held)) not in plans
+        }
         if missing:
             await self._load(tx, missing)
         resumed = [held.id for held in leases if held.resumed]
@@ -41,8 +45,17 @@ class Plans:
         self._trim()
         return jobs
 
-    async def _load(self, tx: Tx, missing: Mapping[Key, Lease]) -> None:
-        wanted = [(held.task_id, held.task_version) for held in missing.values()]
+    async def of(self, tx: Tx, task_id: UUID, version: int) -> Plan | str:
+        """Return what one version of a task does, or why that can not be said."""
+        key = (task_id.int, version)
+        if key not in self._plans:
+            await self._load(tx, {key: (task_id, version)})
+        plan = self._plans[key]
+        self._trim()
+        return plan
+
+    async def _load(self, tx: Tx, missing: Mapping[Key, tuple[UUID, int]]) -> None:
+        wanted = list(missing.values())
         found = await queue.definitions(tx, wanted)
         for key, pair in zip(missing, wanted, strict=True):
             self._plans[key] = self._plan(pair, found.get(pair))

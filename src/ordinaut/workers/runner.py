@@ -8,6 +8,8 @@
 
     Slots ──► Scribe ──what tools say──► PostgreSQL
 
+    PostgreSQL ──conditions to poll──► Prober ──state, runs──► PostgreSQL
+
 A stop goes from left to right: no more leases, what has not started goes back at once, what
 runs may end in time or goes back as well, and the last flush comes before the connections close.
 """
@@ -31,7 +33,6 @@ from uuid import UUID
 
 import psycopg
 
-from ordinaut.clock import Clock
 from ordinaut.config import Settings
 from ordinaut.engine.registry import ToolRegistry
 from ordinaut.health import HealthServer
@@ -48,6 +49,7 @@ from ordinaut.workers.leaser import Leaser
 from ordinaut.workers.line import BY_INDEX, ROW_BY_ROW, Line
 from ordinaut.workers.listener import Listener
 from ordinaut.workers.plans import Plans
+from ordinaut.workers.prober import Prober
 from ordinaut.workers.scribe import Scribe
 from ordinaut.workers.settler import Settler
 from ordinaut.workers.slots import GRACE, Slots
@@ -81,10 +83,13 @@ class Worker:
             clock=clock,
         )
         self._scribe = Scribe(self._line("scribe"), worker_id=self.id)
+        vault = Vault(self._line("vault"), secrets.keyring(settings))
         self._slots = Slots(
             settings.worker_concurrency,
             buffer=self._buffer,
-            execution=self._execution(registry, clock),
+            execution=Execution(
+                registry, self._settler, scribe=self._scribe, vault=vault, clock=clock
+            ),
             settler=self._settler,
             clock=clock,
             grace=grace,
@@ -107,6 +112,15 @@ class Worker:
             slots=self._slots,
             settler=self._settler,
         )
+        self._prober = Prober(
+            self._line("prober", BY_INDEX),
+            worker_id=self.id,
+            registry=registry,
+            vault=vault,
+            clock=clock,
+            places=settings.worker_concurrency,
+            grace=grace,
+        )
         self._listener = Listener(
             self._line("listener", direct=True),
             actions={
@@ -124,10 +138,6 @@ class Worker:
             self._slots,
             self._listener,
         )
-
-    def _execution(self, registry: ToolRegistry, clock: Clock) -> Execution:
-        vault = Vault(self._line("vault"), secrets.keyring(self._settings))
-        return Execution(registry, self._settler, scribe=self._scribe, vault=vault, clock=clock)
 
     def _line(self, name: str, options: str = "", *, direct: bool = False) -> Line:
         settings = self._settings
@@ -149,12 +159,15 @@ class Worker:
                 group.create_task(part.run(), name=type(part).__name__) for part in self._lasting
             ]
             leasing = group.create_task(self._leaser.run(), name="Leaser")
+            probing = group.create_task(self._prober.run(), name="Prober")
             log.info("worker started", worker_id=str(self.id), slots=self._slots.count)
             await stop.wait()
             self._heartbeat.state = "draining"
             self._leaser.stop()
+            self._prober.stop()
             await leasing
             await self._drain(hurry)
+            await probing
             for task in lasting:
                 task.cancel()
         log.info("worker stopped", worker_id=str(self.id))

@@ -130,22 +130,6 @@ async def test_patch_that_makes_the_task_impossible_changes_nothing(
     assert (await admin.get(f"/tasks/{task['id']}")).json() == task
 
 
-async def test_a_condition_task_is_refused_with_what_to_do_instead(
-    admin: httpx2.AsyncClient,
-) -> None:
-    task = await create(admin)
-    condition = {"schedule_kind": "condition", "schedule_expr": "free < `10`"}
-
-    for answer in (
-        await admin.post("/tasks", json={**TASK, **condition}),
-        await admin.patch(f"/tasks/{task['id']}", json=condition),
-    ):
-        assert answer.status_code == 422
-        [error] = answer.json()["errors"]
-        assert error["path"] == "schedule_kind"
-        assert "use an interval task with `if`" in error["message"]
-
-
 async def test_an_old_etag_is_refused_and_a_current_one_accepted(
     admin: httpx2.AsyncClient,
 ) -> None:

@@ -100,6 +100,7 @@ class RunOut(Answer):
     params: Json
     event: Json
     events: Json
+    probe: Json
     output: Json
     error: Json
     wait: Json

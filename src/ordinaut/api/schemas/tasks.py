@@ -218,6 +218,23 @@ class LastRun(Answer):
     finished_at: Instant
 
 
+class ConditionOut(Answer):
+    """What is known of the condition of a task.
+
+    ``holds`` is null before the first poll that succeeds, and ``since`` is when it became what it
+    is. ``failures`` counts the polls in a row that failed, the last with ``error``.
+    """
+
+    holds: bool | None
+    since: Instant | None
+    polled_at: Instant | None
+    next_poll_at: Instant | None
+    fired_at: Instant | None
+    failures: int
+    failing_since: Instant | None
+    error: Json
+
+
 class TaskOut(Answer):
     """A task as it is stored, with what became of it."""
 
@@ -259,6 +276,7 @@ class TaskOut(Answer):
     next_run_at: Instant | None
     fired: int
     last_run: LastRun | None
+    condition: ConditionOut | None
 
 
 class Validated(Answer):

@@ -86,6 +86,7 @@ class DryRun(Body):
 
     params: dict[str, Json] | None = None
     event: Json = None
+    probe: Json = None
 
 
 class DryRunOut(Answer):
@@ -95,3 +96,4 @@ class DryRunOut(Answer):
     output: Json
     unknown: list[str]
     error: Json
+    probe: Json = None

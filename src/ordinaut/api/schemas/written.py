@@ -52,6 +52,24 @@ def task(record: TaskRecord) -> dict[str, Any]:
         "next_run_at": own.next_run_at,
         "fired": record.fired,
         "last_run": record.last_run,
+        "condition": _condition(record),
+    }
+
+
+def _condition(record: TaskRecord) -> dict[str, Any] | None:
+    state = record.condition
+    if state is None:
+        return None
+    polls = record.task.status == "active"  # the row itself learns it when the next poll is due
+    return {
+        "holds": state.holds,
+        "since": state.since,
+        "polled_at": state.polled_at,
+        "next_poll_at": state.next_poll_at if polls else None,
+        "fired_at": state.fired_at,
+        "failures": state.failures,
+        "failing_since": state.failing_since,
+        "error": state.error,
     }
 
 
@@ -74,6 +92,7 @@ def run(one: Run) -> dict[str, Any]:
         "params": added.get("params"),
         "event": added.get("event"),
         "events": added.get("events"),
+        "probe": added.get("probe"),
         "output": one.output,
         "error": one.error,
         "wait": one.wait if one.status == "waiting" else None,
