@@ -98,7 +98,7 @@ class _PayloadParser:
             steps = tuple(self._steps(raw, "payload.pipeline", depth=0))
             output = self._output(payload)
         parsed = Pipeline(params=params, steps=steps, probe=probe, output=output)
-        return replace(parsed, secrets=_secrets(parsed))
+        return replace(parsed, secrets=parsed.named_secrets())
 
     def _params(self, raw: Json) -> dict[str, Json]:
         if not isinstance(raw, dict):
@@ -384,15 +384,6 @@ def _walk(raw: list[Json], path: str) -> Iterator[tuple[Mapping[str, Json], str,
         if isinstance(item.get("on_error"), dict):
             own = item.get("id", default)
             pending.append((item["on_error"], f"{place}.on_error", f"{own}_on_error"))
-
-
-def _secrets(pipeline: Pipeline) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for step in pipeline.calls():
-        for slot in () if step.arguments is None else step.arguments.slots:
-            for name in slot.expression.secrets:
-                found.setdefault(name, slot.path)
-    return found
 
 
 def _group_default(path: str, index: int) -> str:

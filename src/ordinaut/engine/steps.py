@@ -123,6 +123,15 @@ class Pipeline:
                 return found.union(*(_records(later) for later in self.steps[place + 1 :]))
         return None
 
+    def named_secrets(self) -> dict[str, str]:
+        """Return the names of the secrets that arguments ask for, each with its first place."""
+        found: dict[str, str] = {}
+        for step in self.calls():
+            for slot in () if step.arguments is None else step.arguments.slots:
+                for name in slot.expression.secrets:
+                    found.setdefault(name, slot.path)
+        return found
+
     def calls(self) -> Iterator[Step]:
         """Yield the call of the probe, if there is one, and every step."""
         if self.probe is not None:
