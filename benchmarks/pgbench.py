@@ -1,47 +1,70 @@
-"""The worker's own lease and settle statements, driven by pgbench: the limit without Python."""
+"""The worker's own lease and settle statements, driven by pgbench: the limit without Python.
+
+Each round is what a worker does for a batch: one transaction leases it, the next settles it, with
+the same prepared statements, the same session settings and parameters of the same size: a step
+record, a run record and four events for each run.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
+
+import psycopg
 
 from ordinaut.devserver.binaries import find_install
+from ordinaut.model import Lease, StepRecord, uuid7
 from ordinaut.store.queue import SQL
+from ordinaut.store.results import array, encode_facts, encode_steps
+from ordinaut.workers.line import ROW_BY_ROW
 
-STEPS = '[["step_1",-1,"succeeded",1,"core.transform",1764000000.1,1764000000.2,1,null]]'
-HOLDER = "('00000000-0000-0000-0000-' || lpad(:client_id::text, 12, '0'))::uuid"
+BATCHES = (100, 500)
+CLIENTS = (1, 2, 4)
+SHARE = 0.9  # of what is queued: the last batches would not be full
+
+# Without a client that takes rows apart, the answer of the lease is what the settlement needs.
 HEADS = "SELECT array_agg(leased.id) AS ids, array_agg(leased.lease_token) AS tokens"
 
 
-def script(batch: int) -> str:
-    """Return a transaction script: lease a batch, settle what was leased."""
+def script() -> str:
+    """Return the rounds of one client: lease a batch, settle what was leased."""
+    lease = _bound("lease").replace("SELECT other.keyed, leased.*", HEADS)
+    assert HEADS in lease
+    return f"{lease.rstrip(';')}\n\\gset\n{_bound('settle')}\n"
 
-    def repeated(value: str) -> str:
-        return f"array_fill({value}, ARRAY[{batch}])"
 
+def _bound(name: str) -> str:
+    """Return a statement with pgbench's parameters in the places of ours."""
+    return re.sub(r"%\((\w+)\)s", r":\1", SQL[name]).replace(":now", "NULL::timestamptz")
+
+
+def parameters(batch: int) -> Iterator[tuple[str, str]]:
+    """Yield all that the worker sends along, but for the ids and tokens of the round."""
+    now = datetime.now(UTC)
+    work = uuid7()
+    lease: Any = Lease(work, 1, work, 1, 1, now, None, "run_now", None, False, 0)
+    later = now + timedelta(milliseconds=1)
+    step = StepRecord("step_1", "succeeded", 1, now, later, "core.transform", None, 1)
+    yield "worker_id", str(work)
+    yield "limit", str(batch)
+    yield "lease_for", "30 s"
     values = {
-        "worker_id": HOLDER,
-        "now": "NULL::timestamptz",
-        "lease_for": "interval '30 s'",
-        "limit": str(batch),
-        "ids": "':ids'",
-        "tokens": "':tokens'",
-        "announce": repeated("true"),
-        "statuses": repeated("'succeeded'::text"),
-        "started_ats": repeated("1764000000.1::float8"),
-        "finished_ats": repeated("1764000000.2::float8"),
-        "outputs": repeated("NULL::text"),
-        "errors": repeated("NULL::text"),
-        "steps": repeated(f"'{STEPS}'::text"),
+        "announce": True,
+        "statuses": "succeeded",
+        "started_ats": now.timestamp(),
+        "finished_ats": later.timestamp(),
+        "outputs": None,
+        "errors": None,
+        "steps": encode_steps([step]),
+        "earlier": encode_facts(lease, [step], announce=True),
     }
-
-    def bound(name: str) -> str:
-        text = re.sub(r"^--.*\n", "", SQL[name], flags=re.MULTILINE)
-        return re.sub(r"%\((\w+)\)s", lambda found: values[found[1]], text)
-
-    lease = bound("lease").replace("SELECT other.keyed, leased.*", HEADS).rstrip(";\n")
-    return f"{lease}\n\\gset\n{bound('settle')}\n"
+    for name, value in values.items():
+        yield name, array([value] * batch)
 
 
 def find() -> Path | None:
@@ -51,18 +74,24 @@ def find() -> Path | None:
 
 
 def run(url: str, *, clients: int, batch: int, count: int, folder: Path) -> float:
-    """Return runs per second of ``count`` runs by ``clients`` connections."""
+    """Return runs per second by ``clients`` connections, of most of ``count`` that are queued."""
     file = folder / "lease_and_settle.sql"
-    file.write_text(script(batch))
+    file.write_text(script())
     program = find()
     assert program is not None
-    rounds = count // batch // clients
+    rounds = int(count * SHARE) // batch // clients
+    given = [part for name, value in parameters(batch) for part in ("-D", f"{name}={value}")]
+    options = ["-n", "-M", "prepared", "-c", str(clients), "-j", str(min(clients, 2))]
     done = subprocess.run(
-        [program, "-n", "-c", str(clients), "-j", "1", "-t", str(rounds), "-f", file, url],
+        [program, *options, "-t", str(rounds), *given, "-f", file, url],
+        env={**os.environ, "PGOPTIONS": ROW_BY_ROW},
         capture_output=True,
         text=True,
         check=True,
     )
     found = re.search(r"tps = ([\d.]+)", done.stdout)
     assert found is not None, done.stdout
+    with psycopg.connect(url) as connection:
+        row = connection.execute("SELECT count(*) FROM task_run").fetchone()
+    assert row == (rounds * clients * batch,), f"{row} runs ended: {done.stderr}"
     return float(found[1]) * batch

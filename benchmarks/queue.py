@@ -273,12 +273,15 @@ class Bench:
             print("pgbench is not in the wheel: left out")
             return
         async with Database(ours.url, size=1) as db:
-            for clients in (1, 2):
-                await ours.fill(db, self._count)
-                found = pgbench.run(
-                    ours.url, clients=clients, batch=500, count=self._count, folder=self._folder
-                )
-                self._show("pgbench, our statements", clients=clients, per_second=found)
+            for batch in pgbench.BATCHES:
+                found: list[tuple[float, int]] = []
+                for clients in pgbench.CLIENTS:
+                    await ours.fill(db, self._count)
+                    limits = {"clients": clients, "batch": batch, "count": self._count}
+                    found.append((pgbench.run(ours.url, folder=self._folder, **limits), clients))
+                best, clients = max(found)
+                name = "pgbench, our statements"
+                self._show(name, clients=clients, batch=batch, per_second=best)
 
     def _show(self, name: str, *, per_second: float, **how: Any) -> None:
         self.rows.append({"name": name, **how, "per_second": round(per_second)})
