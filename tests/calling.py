@@ -144,6 +144,7 @@ async def served(settings: Settings, key: str) -> AsyncIterator[Server]:
         "REDIS_URL": settings.redis_url,
         "ORDINAUT_SECRET": settings.secret.get_secret_value(),
         "ORDINAUT_PORT": str(port),
+        "ORDINAUT_EXT_PATHS": ":".join(map(str, settings.ext_paths)),
         "ORDINAUT_BODY_SECONDS": str(settings.body_seconds),
         "ORDINAUT_RATE_LIMIT": settings.rate_limit,
         "ORDINAUT_SIGN_IN_LIMIT": settings.sign_in_limit,

@@ -56,6 +56,7 @@ class ToolRegistry:
         read = read_signature(fn)
         source = read.input_schema if input_schema is None else input_schema
         result = read.output_schema if output_schema is None else output_schema
+        is_promise = output_schema is not None or read.dump is not None
         tool = Tool(
             name=name,
             fn=fn,
@@ -69,7 +70,7 @@ class ToolRegistry:
             timeout_seconds=None if timeout is None else float(timeout),
             examples=tuple(examples),
             takes=_compile(name, "input_schema", source),
-            gives=_compile(name, "output_schema", result),
+            gives=_compile(name, "output_schema", result) if is_promise else None,
             prepare=read.prepare if input_schema is None else None,
             dump=read.dump if output_schema is None else None,
         )

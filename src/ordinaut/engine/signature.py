@@ -28,7 +28,11 @@ _PLAIN = (str, int, float, bool, type(None), dict, list, Any, object, inspect.Pa
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """How a function is called, and the schemas that its type hints stand for."""
+    """How a function is called, and the schemas that its type hints stand for.
+
+    Without ``dump`` the output is not checked against ``output_schema``: a plain hint says
+    little about it, and checking would only cost time.
+    """
 
     kind: ToolKind
     style: CallStyle
@@ -56,7 +60,7 @@ def read_signature(fn: ToolFunction) -> Signature:
         wants_context=wants_context,
         description=_first_line(fn),
         input_schema={} if model is None else model.model_json_schema(),
-        output_schema={} if adapter is None else adapter.json_schema(mode="serialization"),
+        output_schema={} if kind == "generator" else _shown(hints),
         prepare=_prepare(model, own, hints),
         dump=None if adapter is None else functools.partial(adapter.dump_python, mode="json"),
     )
@@ -170,15 +174,21 @@ def _is_plain(hint: Any) -> bool:
 
 def _result(hints: dict[str, Any]) -> TypeAdapter[Any] | None:
     hint = hints.get("return", Any)
-    if _is_plain(hint):
-        # A plain hint says little about the output; checking it would only cost time.
-        return None
+    return None if _is_plain(hint) else _adapter(hint)
+
+
+def _adapter(hint: Any) -> TypeAdapter[Any] | None:
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(hint)
         adapter.json_schema(mode="serialization")
     except _NO_SCHEMA:
         return None
     return adapter
+
+
+def _shown(hints: dict[str, Any]) -> Json:
+    adapter = _adapter(hints.get("return", Any))
+    return {} if adapter is None else adapter.json_schema(mode="serialization")
 
 
 def _first_line(fn: ToolFunction) -> str:

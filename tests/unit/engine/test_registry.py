@@ -203,7 +203,7 @@ def test_the_catalogue_is_sorted_and_plain(registry: ToolRegistry) -> None:
         "name": "b.two",
         "description": "",
         "input_schema": {},
-        "output_schema": {},
+        "output_schema": {"type": "null"},
         "effect": "pure",
         "timeout_seconds": 5.0,
         "examples": [{"a": 1}],

@@ -28,6 +28,31 @@ async def test_every_tool_of_the_core_has_a_description_and_an_input_schema() ->
             assert entry["input_schema"]["type"] == "object", entry["name"]
 
 
+async def test_the_catalogue_shows_examples_and_what_a_tool_gives(tmp_path: Path) -> None:
+    setup = """
+    async def greet(who: str) -> str:
+        "Say hello."
+        return 7
+    async def tags(who: str) -> list[str]: return []
+    async def any(who: str): return who
+    tool_registry.register("greet", greet, examples=[{"who": "Ana"}])
+    tool_registry.register("tags", tags)
+    tool_registry.register("any", any)
+    """
+    write(tmp_path, "demo", extension("demo", wants="TOOLS", setup=setup), grants=["TOOLS"])
+    async with host(tmp_path, built_in=True) as running:
+        shown = {entry["name"]: entry for entry in running.tools.catalogue()}
+        assert await running.tools.get("ext.demo.greet").fn("Ana") == 7
+        assert running.tools.get("ext.demo.greet").gives is None
+    assert shown["ext.demo.greet"]["output_schema"] == {"type": "string"}
+    assert shown["ext.demo.greet"]["examples"] == [{"who": "Ana"}]
+    assert shown["ext.demo.tags"]["output_schema"]["type"] == "array"
+    assert shown["ext.demo.any"]["output_schema"] == {}
+    for name in ("http.request", "sql.query", "sql.execute", "smtp.send"):
+        assert shown[name]["output_schema"]["type"] == "object", name
+    assert all(entry["examples"] for name, entry in shown.items() if "demo" not in name)
+
+
 async def test_a_stranger_gets_its_own_prefix(tmp_path: Path) -> None:
     code = extension("pets", wants="TOOLS", setup="tool_registry.register('feed', print)")
     write(tmp_path, "pets", code, grants=["TOOLS"])

@@ -6,7 +6,7 @@ from typing import Any
 
 from ordinaut.extensions.http.guard import Policy
 from ordinaut.extensions.http.request import Requests
-from ordinaut.extensions.http.schema import INPUT_SCHEMA
+from ordinaut.extensions.http.schema import INPUT_SCHEMA, OUTPUT_SCHEMA
 from ordinaut.plugins.base import Capability, Context, Extension, ExtensionInfo, Tools
 
 
@@ -27,6 +27,7 @@ class Http(Extension):
             "http.request",
             self._requests.request,
             input_schema=INPUT_SCHEMA,
+            output_schema=OUTPUT_SCHEMA,
             description="Call an HTTP service; an answer of 400 or above fails the step.",
             examples=[
                 {"url": "https://example.com/api", "query": {"page": 1}},

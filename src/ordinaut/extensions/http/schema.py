@@ -105,3 +105,19 @@ INPUT_SCHEMA: dict[str, Any] = {
         {"not": {"required": ["form", "body"]}},
     ],
 }
+
+OUTPUT_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["status", "headers", "elapsed_ms"],
+    "properties": {
+        "status": {"type": "integer"},
+        "headers": {"type": "object", "additionalProperties": {"type": "string"}},
+        "json": {"description": "The body, where the answer says that it is JSON."},
+        "text": {"type": "string", "description": "Any other body that is text."},
+        "base64": {"type": "string", "description": "A body that is no text."},
+        "items": {"type": "array", "description": "With paginate, in place of the body."},
+        "pages": {"type": "integer"},
+        "truncated": {"type": "boolean", "description": "Whether pages were left over."},
+        "elapsed_ms": {"type": "number"},
+    },
+}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ordinaut.extensions.shell.programs import INPUT_SCHEMA, Programs
+from ordinaut.extensions.shell.programs import INPUT_SCHEMA, OUTPUT_SCHEMA, Programs
 from ordinaut.plugins.base import Capability, Context, Extension, ExtensionInfo, Tools
 
 
@@ -22,6 +22,7 @@ class Shell(Extension):
             "shell.run",
             Programs(**context["config"]).run,
             input_schema=INPUT_SCHEMA,
+            output_schema=OUTPUT_SCHEMA,
             description="Run a program of the operator's list; no shell reads its arguments.",
             effect="at_most_once",
             examples=[{"command": "backup", "args": ["--day", "${now}"]}],

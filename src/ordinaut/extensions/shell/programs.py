@@ -18,6 +18,15 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PART = 65_536
 KEPT_FOR_ERROR = 2000  # characters of the output that go into the run record
 
+OUTPUT_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["exit_code", "stdout", "stderr"],
+    "properties": {
+        "exit_code": {"type": "integer"},
+        "stdout": {"type": "string"},
+        "stderr": {"type": "string"},
+    },
+}
 INPUT_SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["command"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ordinaut.extensions.smtp.mail import INPUT_SCHEMA, MailServer
+from ordinaut.extensions.smtp.mail import INPUT_SCHEMA, OUTPUT_SCHEMA, MailServer
 from ordinaut.plugins.base import Capability, Context, Extension, ExtensionInfo, Tools
 
 
@@ -22,6 +22,7 @@ class Smtp(Extension):
             "smtp.send",
             MailServer(**context["config"]).send,
             input_schema=INPUT_SCHEMA,
+            output_schema=OUTPUT_SCHEMA,
             description="Send a mail; the output says which recipients were refused.",
             effect="at_most_once",
             examples=[

@@ -25,6 +25,15 @@ _ADDRESSES: dict[str, Any] = {
     "minItems": 1,
     "maxItems": MAX_RECIPIENTS,
 }
+OUTPUT_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["message_id", "accepted", "refused"],
+    "properties": {
+        "message_id": {"type": "string"},
+        "accepted": {"type": "array", "items": {"type": "string"}},
+        "refused": {"type": "object", "description": "What the server said, by address."},
+    },
+}
 INPUT_SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["to", "subject"],

@@ -50,6 +50,24 @@ QUERY_SCHEMA: dict[str, Any] = {
         },
     },
 }
+ROWS_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["columns", "rows", "row_count", "truncated"],
+    "properties": {
+        "columns": {"type": "array", "items": {"type": "string"}},
+        "rows": {"type": "array", "items": {"type": "object"}},
+        "row_count": {"type": "integer"},
+        "truncated": {"type": "boolean", "description": "Whether rows were left over."},
+    },
+}
+CHANGE_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["row_count"],
+    "properties": {
+        "row_count": {"type": "integer"},
+        "rows": {"type": "array", "description": "What RETURNING yields."},
+    },
+}
 EXECUTE_SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["database", "statement"],

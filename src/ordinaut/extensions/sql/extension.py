@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from ordinaut.extensions.sql.databases import EXECUTE_SCHEMA, QUERY_SCHEMA, Databases
+from ordinaut.extensions.sql.databases import (
+    CHANGE_SCHEMA,
+    EXECUTE_SCHEMA,
+    QUERY_SCHEMA,
+    ROWS_SCHEMA,
+    Databases,
+)
 from ordinaut.plugins.base import Capability, Context, Extension, ExtensionInfo, Tools
 
 
@@ -24,6 +30,7 @@ class Sql(Extension):
             "sql.query",
             self._databases.query,
             input_schema=QUERY_SCHEMA,
+            output_schema=ROWS_SCHEMA,
             description="Ask a database in a read-only transaction.",
             examples=[
                 {
@@ -37,6 +44,7 @@ class Sql(Extension):
             "sql.execute",
             self._databases.execute,
             input_schema=EXECUTE_SCHEMA,
+            output_schema=CHANGE_SCHEMA,
             description="Change a database by one statement, in a transaction of its own.",
             effect="at_most_once",
             examples=[

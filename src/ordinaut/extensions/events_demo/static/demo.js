@@ -1,7 +1,9 @@
 // fetch, not EventSource: only fetch can send the key in a header.
 const byId = (id) => document.getElementById(id);
 const base = "/ext/events_demo";
+const LOOK_AGAIN = 2000; // ms; a message is a dead letter seconds after it was published
 let streaming = false;
+let looking = null;
 
 function request(path, options = {}) {
   const headers = { "content-type": "application/json" };
@@ -36,13 +38,19 @@ async function listen() {
   }
 }
 
+async function lookAtDead() {
+  const answer = await request("/dead");
+  if (!answer.ok) return;
+  byId("dead").replaceChildren();
+  (await answer.json()).forEach((message) => show("dead", message));
+}
+
 byId("publish").addEventListener("submit", async (event) => {
   event.preventDefault();
   const body = `{"payload": ${byId("payload").value || "null"}}`;
   listen();
   const answer = await request("/publish", { method: "POST", body });
   byId("answer").textContent = `${answer.status} ${answer.statusText}`;
-  const dead = await (await request("/dead")).json();
-  byId("dead").replaceChildren();
-  dead.forEach((message) => show("dead", message));
+  looking ??= setInterval(lookAtDead, LOOK_AGAIN);
+  lookAtDead();
 });
