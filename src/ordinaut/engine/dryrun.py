@@ -37,7 +37,8 @@ class Rehearsed:
     """What a step would do.
 
     ``unknown`` names the steps whose outputs are not known without calling their tools;
-    ``steps`` are the members of a group or the items of a ``foreach``.
+    ``steps`` are the members of a group, the items of a ``foreach``, or the step that handles a
+    failure; ``handled`` tells that the output after a failure is known.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Rehearsed:
     unknown: tuple[str, ...] = ()
     steps: list[Rehearsed] = field(default_factory=list)
     items: int | None = None
+    handled: bool = False
 
     def to_json(self) -> dict[str, Json]:
         """Return what ``POST /tasks/{id}/dry_run`` shows of it."""
@@ -67,7 +69,7 @@ class Rehearsed:
             "steps": [step.to_json() for step in self.steps] or None,
         }
         shown |= {key: value for key, value in optional.items() if value is not None}
-        return shown | ({"output": self.output} if self.status == "called" else {})
+        return shown | ({"output": self.output} if self.status == "called" or self.handled else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,14 +191,28 @@ class _Rehearsal:
         try:
             await self._rehearse(step, shown, extra)
         except StepError as error:
+            error.path = error.path or step.path
             shown.status = "failed"
             shown.error = error_json(error, final=False, handled=False)
+            await self._handle(step, shown, extra)
         if index is None:
             self._conclude(step, shown)
         return shown
 
+    async def _handle(self, step: Step, shown: Rehearsed, extra: Context | None) -> None:
+        """Show what happens after a failure; its output stands for that of the step."""
+        assert isinstance(shown.error, dict)
+        seen = {key: shown.error.get(key) for key in ("code", "message", "path", "details")}
+        if isinstance(step.on_error, Step):
+            inner = {**(extra or {}), "error": seen}
+            handler = await self._step(step.on_error, inner, shown.index)
+            shown.steps.append(handler)
+            shown.handled, shown.output = handler.status in ("called", "skipped"), handler.output
+        elif step.on_error == "continue":
+            shown.handled, shown.output = True, {"error": seen}
+
     def _conclude(self, step: Step, shown: Rehearsed) -> None:
-        if shown.status in ("called", "skipped"):
+        if shown.status in ("called", "skipped") or shown.handled:
             self._context.remember(step, shown.output)
             for child in step.parallel if shown.status == "skipped" else ():
                 self._conclude(child, Rehearsed(child.id, child.path, "skipped"))

@@ -80,6 +80,32 @@ async def test_pure_tools_are_called_and_others_only_shown(bench: Bench) -> None
     assert shown.unknown == ("c",)
 
 
+async def test_what_happens_after_a_failure_is_shown(bench: Bench) -> None:
+    shown = await rehearse(
+        bench,
+        steps(
+            step("test.double", id="a", with_={"n": "${params.x}"}, on_error="continue"),
+            step(
+                "test.double",
+                id="b",
+                with_={"n": "${params.x}"},
+                on_error=step("test.double", with_={"n": "${length(error.code)}"}),
+            ),
+            step("test.double", id="c", with_={"n": "${params.x}"}, on_error=step()),
+            output=["${steps.a.error.code}", "${steps.b}", "${steps.c}"],
+        ),
+        params={},
+    )
+
+    a, b, c = (one.to_json() for one in shown.steps)
+    assert (a["status"], a["error"]["path"]) == ("failed", "payload.pipeline[0].with.n")
+    (handler,) = b["steps"]
+    assert (b["output"], handler["id"], handler["status"]) == (28, "b_on_error", "called")
+    assert (c["steps"][0]["status"], "output" in c) == ("would_call", False)
+    assert shown.output == ["template_error", 28, "${steps.c}"]
+    assert shown.unknown == ("c",)
+
+
 async def test_secrets_are_placeholders(bench: Bench) -> None:
     shown = await rehearse(bench, steps(step(with_={"key": "Bearer ${secrets.TOKEN}"})))
 
