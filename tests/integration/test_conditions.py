@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 
+from calling import client_to, create, make_agent, settings_of, started
+from ordinaut.clock import TravelClock
 from ordinaut.errors import ToolError
 from ordinaut.store import calendars, probes, queue
 from ordinaut.store.database import Database
@@ -26,6 +31,7 @@ from probing import (
     verdicts,
 )
 from queueing import NOW, rows
+from working import process, until, until_ended
 
 
 @pytest.fixture
@@ -415,3 +421,80 @@ async def test_a_run_that_fired_is_leased_and_carries_its_result(
     assert [(held.trigger, held.payload) for held in found.leases] == [
         ("condition", {"probe": {"level": 10}})
     ]
+
+
+# --- The whole of it ------------------------------------------------------------------------
+
+
+class Disk:
+    """A server that says how much is free, and counts who asks with which token."""
+
+    def __init__(self) -> None:
+        self.free = 50
+        self.asked = 0
+        self.silent = False
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        self.asked += 1
+        if self.silent:
+            await reader.read()  # until the other side is gone
+            writer.close()
+            return
+        status = "200 OK" if b"x-token: s3cret-token-0815" in head.lower() else "401 Unauthorized"
+        body = json.dumps({"free": self.free}).encode()
+        start = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\n"
+        writer.write(f"{start}content-length: {len(body)}\r\n\r\n".encode() + body)
+        await writer.drain()
+        writer.close()
+
+
+async def test_workers_poll_a_server_and_one_that_is_killed_is_followed_by_another(
+    db: Database, database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    disk = Disk()
+    server = await asyncio.start_server(disk.answer, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    settings = settings_of(database_url, redis_url)
+    _, key = await make_agent(db, settings, "admin")
+    options = {"http_allow_private": True, "secret": settings.secret.get_secret_value()}
+    headers = {"X-Token": "${secrets.TOKEN}"}
+    probe = {"uses": "http.request", "with": {"url": url, "headers": headers}, "every": 1}
+    message = "only ${probe.json.free} are free"
+    steps = [{"id": "tell", "uses": "core.transform", "with": {"value": message}}]
+
+    async with server, started(settings, TravelClock(NOW)) as app, client_to(app, key) as client:
+        assert (await client.put("/secrets/TOKEN", json={"value": "s3cret-token-0815"})).is_success
+        with process(database_url, tmp_path / "one.log", **options) as first:
+            task = await create(
+                client,
+                schedule_kind="condition",
+                schedule_expr="status == `200` && json.free < `10`",
+                payload={"probe": probe, "pipeline": steps, "output": "${steps.tell}"},
+            )
+            await until(lambda: _seen(db, holds=False), what="a poll has found it false")
+            disk.silent = True
+            asked = disk.asked
+            await until(lambda: _more(disk, asked), what="the worker is within a poll")
+            first.send(signal.SIGKILL)
+            first.wait()
+        disk.silent, disk.free = False, 7
+        # The dead worker's time is over: what would take a minute is said to have passed.
+        await rows(db, "UPDATE probe SET locked_until = now() RETURNING 1")
+        with process(database_url, tmp_path / "two.log", **options):
+            await until_ended(db, 1)
+        [run] = (await client.get("/runs", params={"task_id": task["id"]})).json()["items"]
+        known = (await client.get(f"/tasks/{task['id']}")).json()["condition"]
+
+    assert (run["status"], run["trigger"]) == ("succeeded", "condition")
+    assert run["probe"]["json"] == {"free": 7}
+    assert run["output"] == "only 7 are free"
+    assert (known["holds"], known["fired_at"] is not None) == (True, True)
+
+
+async def _seen(db: Database, *, holds: bool) -> bool:
+    return await rows(db, "SELECT holds FROM probe") == [(holds,)]
+
+
+async def _more(disk: Disk, before: int) -> bool:
+    return disk.asked > before
