@@ -15,7 +15,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ordinaut.engine import values
+from ordinaut.engine import processes, values
+from ordinaut.engine.processes import Place
 from ordinaut.engine.redaction import NOTHING, Redactor
 from ordinaut.engine.tool import NotYet, Progress, Tool, ToolContext, clean_text
 from ordinaut.errors import (
@@ -131,6 +132,8 @@ async def _invoke(tool: Tool, arguments: dict[str, Json], context: ToolContext |
     named = extra if tool.style == "dict" else {**given, **extra}
     if tool.kind == "generator":
         return await _drain(tool.fn(*positional, **named), context)
+    if tool.place is not None:
+        return await _call_in_process(tool, tool.place, positional, named)
     result = await asyncio.to_thread(_call_in_thread, tool, positional, named)
     return await result if inspect.isawaitable(result) else result
 
@@ -153,6 +156,18 @@ def _call_in_thread(tool: Tool, positional: tuple[Any, ...], named: dict[str, An
     except StopIteration as error:
         # A future can not carry it: the awaiting side would never wake.
         raise RuntimeError("the tool raised StopIteration") from error
+
+
+async def _call_in_process(
+    tool: Tool, place: Place, positional: tuple[Any, ...], named: dict[str, Any]
+) -> Any:
+    try:
+        return await processes.call(place, positional, named)
+    except processes.ProcessDied as error:
+        if tool.effect == "at_most_once":
+            message = f'tool "{tool.name}": {error}; it may or may not have happened'
+            raise EffectUnknown(message) from None
+        raise
 
 
 async def _drain(generator: Any, context: ToolContext | None) -> Any:

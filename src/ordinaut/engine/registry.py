@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from typing import get_args
 
 from ordinaut.engine.nearest import hint
+from ordinaut.engine.processes import Place, place_of
 from ordinaut.engine.schema import Schema
-from ordinaut.engine.signature import ToolFunction, read_signature
-from ordinaut.engine.tool import Tool
+from ordinaut.engine.signature import Signature, ToolFunction, read_signature
+from ordinaut.engine.tool import RunsIn, Tool
 from ordinaut.errors import FieldProblem, InvalidInput
 from ordinaut.model import Effect, Json
 
@@ -44,6 +45,7 @@ class ToolRegistry:
         effect: Effect = "idempotent",
         timeout: float | None = None,
         examples: Sequence[Json] = (),
+        runs_in: RunsIn = "thread",
     ) -> Tool:
         """Add a tool; schemas that are not given are read from its type hints.
 
@@ -51,9 +53,14 @@ class ToolRegistry:
         value is the output, ``Progress`` values before it are progress). It takes its arguments
         by keyword, or all of them as one ``dict`` when its only positional parameter is called
         ``arguments`` or ``args``. A parameter ``context`` gets the :class:`ToolContext`.
+
+        A sync function that computes for long ``runs_in`` a process instead: the worker stays
+        free, and the process is ended when the time of the call is over. It is a function of a
+        module, and gets no ``context``.
         """
         self._check(name, fn, effect, timeout)
         read = read_signature(fn)
+        place = _place(name, fn, read) if runs_in == "process" else None
         source = read.input_schema if input_schema is None else input_schema
         result = read.output_schema if output_schema is None else output_schema
         is_promise = output_schema is not None or read.dump is not None
@@ -73,6 +80,7 @@ class ToolRegistry:
             gives=_compile(name, "output_schema", result) if is_promise else None,
             prepare=read.prepare if input_schema is None else None,
             dump=read.dump if output_schema is None else None,
+            place=place,
         )
         self._tools[name] = tool
         return tool
@@ -132,6 +140,17 @@ def _registration_problems(
         isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0
     ):
         yield FieldProblem("timeout", "timeout is a number of seconds above 0")
+
+
+def _place(name: str, fn: ToolFunction, read: Signature) -> Place:
+    if read.kind != "sync" or read.wants_context:
+        raise InvalidInput.at(
+            "runs_in", f'tool "{name}": a function that is sync and takes no context may run there'
+        )
+    try:
+        return place_of(fn)
+    except InvalidInput as error:
+        raise InvalidInput.at("runs_in", f'tool "{name}": {error}') from None
 
 
 def _compile(name: str, field: str, source: Json) -> Schema | None:

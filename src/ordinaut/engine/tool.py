@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
+from ordinaut.engine.processes import Place
 from ordinaut.engine.redaction import NOTHING, Redactor
 from ordinaut.engine.schema import Schema
 from ordinaut.engine.values import check_text
@@ -17,6 +18,7 @@ from ordinaut.model import Effect, Json
 
 ToolKind: TypeAlias = Literal["async", "sync", "generator"]
 CallStyle: TypeAlias = Literal["keywords", "dict"]
+RunsIn: TypeAlias = Literal["thread", "process"]
 Level: TypeAlias = Literal["debug", "info", "warning", "error"]
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -30,7 +32,8 @@ class Tool:
 
     ``takes`` and ``gives`` are the compiled schemas, ``None`` where everything is accepted.
     ``prepare`` turns JSON arguments into the types of the hints, ``dump`` a typed result into
-    JSON; both are ``None`` for functions that speak JSON.
+    JSON; both are ``None`` for functions that speak JSON. ``place`` is where a function is found
+    that runs in a process of its own.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Tool:
     gives: Schema | None
     prepare: Callable[[dict[str, Json]], dict[str, Any]] | None
     dump: Callable[[Any], Json] | None
+    place: Place | None = None
 
     def describe(self) -> dict[str, Json]:
         """Return the entry of the catalogue."""

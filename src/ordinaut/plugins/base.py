@@ -19,8 +19,9 @@ from uuid import UUID
 
 from fastapi import APIRouter, FastAPI
 
+from ordinaut.engine.processes import ProcessDied, in_process
 from ordinaut.engine.signature import ToolFunction
-from ordinaut.engine.tool import Progress, Tool, ToolContext
+from ordinaut.engine.tool import Progress, RunsIn, Tool, ToolContext
 from ordinaut.errors import (
     CapabilityDenied,
     EffectUnknown,
@@ -48,13 +49,16 @@ __all__ = [
     "Json",
     "Message",
     "OrdinautError",
+    "ProcessDied",
     "Progress",
+    "RunsIn",
     "Services",
     "Static",
     "Tool",
     "ToolContext",
     "ToolError",
     "Tools",
+    "in_process",
     "logger",
     "search",
 ]
@@ -113,12 +117,14 @@ class Tools(Protocol):
         effect: Effect = "idempotent",
         timeout: float | None = None,
         examples: Sequence[Json] = (),
+        runs_in: RunsIn = "thread",
     ) -> None:
         """Offer ``fn`` as ``ext.<id>.<name>``; schemas come from its type hints when not given.
 
         ``fn`` takes its arguments by keyword; a parameter ``context`` gets the
         :class:`ToolContext`. It may be async, sync (it then runs in a thread) or an async
-        generator that yields :class:`Progress` and at last the output. It may be registered
+        generator that yields :class:`Progress` and at last the output. A sync function of a
+        module that computes for long ``runs_in`` a process of its own. It may be registered
         later than in ``setup``: what another system offers is known only when it answers.
         """
 

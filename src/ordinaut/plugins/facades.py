@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from ordinaut.engine.registry import ToolRegistry
 from ordinaut.engine.signature import ToolFunction
-from ordinaut.engine.tool import Tool
+from ordinaut.engine.tool import RunsIn, Tool
 from ordinaut.errors import CapabilityDenied, ExtensionError
 from ordinaut.model import Effect, Json
 from ordinaut.plugins.base import Capability
@@ -72,17 +72,19 @@ class ToolFacade:
         effect: Effect = "idempotent",
         timeout: float | None = None,
         examples: Sequence[Json] = (),
+        runs_in: RunsIn = "thread",
     ) -> None:
         add = functools.partial(
             ToolRegistry.register,
             name=self._full_name(name),
-            fn=at_home(fn, self._home),
+            fn=fn if runs_in == "process" else at_home(fn, self._home),
             input_schema=input_schema,
             output_schema=output_schema,
             description=description,
             effect=effect,
             timeout=timeout,
             examples=examples,
+            runs_in=runs_in,
         )
         if self._withdrawn:
             raise ExtensionError(f"extension {self._manifest.id!r} is stopped")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from ordinaut.testing import ExtensionKit, extension_kit
 MODULE = """
 import threading
 LIMIT = 3
+import os
+def where(): return os.getpid()
 def add(a, b=1): return {"sum": a + b, "thread": threading.current_thread().name}
 async def greet(name): return f"Salut, {name}"
 def fails(): raise ValueError("no")
@@ -26,6 +29,7 @@ class Price:
 """
 FUNCTIONS = {
     "add": "shop_rules:add",
+    "where": "shop_rules:where",
     "greet": "shop_rules:greet",
     "fails": "shop_rules:fails",
     "exits": "shop_rules:exits",
@@ -35,12 +39,14 @@ FUNCTIONS = {
     "nowhere": "nowhere_at_all:f",
 }
 
+CONFIG = {"functions": json.dumps(FUNCTIONS), "in_processes": '["where"]'}
+
 
 @pytest.fixture
 async def kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ExtensionKit]:
     (tmp_path / "shop_rules.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
-    async with extension_kit("python", config={"functions": json.dumps(FUNCTIONS)}) as one:
+    async with extension_kit("python", config=CONFIG) as one:
         yield one
     sys.modules.pop("shop_rules", None)
 
@@ -53,6 +59,10 @@ async def test_functions_are_called_with_json(kit: ExtensionKit) -> None:
     assert (await call(kit, "add", args=[1], kwargs={"b": 2}))["sum"] == 3
     assert await call(kit, "greet", kwargs={"name": "Ana"}) == "Salut, Ana"
     assert await call(kit, "price", args=["abc"]) == 3
+
+
+async def test_what_computes_for_long_runs_in_a_process(kit: ExtensionKit) -> None:
+    assert await call(kit, "where") != os.getpid()
 
 
 async def test_a_synchronous_function_runs_in_a_thread(kit: ExtensionKit) -> None:

@@ -21,6 +21,7 @@ from ordinaut.plugins.base import (
     Json,
     ToolError,
     Tools,
+    in_process,
 )
 
 INPUT_SCHEMA: dict[str, Any] = {
@@ -46,6 +47,7 @@ class Python(Extension):
 
     def setup(self, *, tool_registry: Tools, context: Context, **_: Any) -> None:
         self._functions: Mapping[str, str] = context["config"]["functions"]
+        self._computing: list[str] = context["config"]["in_processes"]
         self._loaded: dict[str, Callable[..., Any]] = {}
         tool_registry.register(
             "python.call",
@@ -58,7 +60,7 @@ class Python(Extension):
     async def call(
         self, function: str, args: list[Json] | None = None, kwargs: dict[str, Json] | None = None
     ) -> Json:
-        """Call a function, a synchronous one in a thread, and return what it returns."""
+        """Call a function and return what it returns; a sync one in a thread or a process."""
         found = await self._function(function)
         positional, named = args or [], kwargs or {}
         try:
@@ -67,6 +69,8 @@ class Python(Extension):
             raise ToolError(f"function {function!r}: {error}", retryable=False) from None
         if inspect.iscoroutinefunction(found):
             return await found(*positional, **named)
+        if function in self._computing:
+            return await in_process(found, *positional, **named)
         return await asyncio.to_thread(found, *positional, **named)
 
     async def _function(self, name: str) -> Callable[..., Any]:
