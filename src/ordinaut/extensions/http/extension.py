@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ordinaut.extensions.http.guard import Policy
 from ordinaut.extensions.http.request import Requests
 from ordinaut.extensions.http.schema import INPUT_SCHEMA, OUTPUT_SCHEMA
+from ordinaut.guard import Policy
 from ordinaut.plugins.base import Capability, Context, Extension, ExtensionInfo, Tools
 
 

@@ -6,14 +6,13 @@ import asyncio
 import time
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 
-import httpcore2
 import httpx2
 import orjson
 
 from ordinaut.extensions.http.answer import judge, read_body
-from ordinaut.extensions.http.guard import GuardedBackend, Policy
 from ordinaut.extensions.http.paging import collect
 from ordinaut.extensions.http.schema import DEFAULT_TIMEOUT
+from ordinaut.guard import Policy, guarded_transport
 from ordinaut.plugins.base import Json, ToolContext, ToolError
 
 MAX_REDIRECTS = 10
@@ -33,7 +32,7 @@ class Requests:
         # Cookies of one task must not travel with the requests of another.
         no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
         self._client = httpx2.AsyncClient(
-            transport=_guarded_transport(self._policy),
+            transport=guarded_transport(self._policy, max_connections=MAX_CONNECTIONS),
             cookies=no_cookies,
             timeout=None,  # asyncio.timeout bounds the whole call instead of each read
             trust_env=False,  # a proxy from the environment would lead around the guard
@@ -102,19 +101,6 @@ class Requests:
                 raise ToolError(f"the answer is over {self._limit} bytes", retryable=False)
             parts.append(part)
         return b"".join(parts)
-
-
-def _guarded_transport(policy: Policy) -> httpx2.AsyncHTTPTransport:
-    transport = httpx2.AsyncHTTPTransport(trust_env=False)
-    # httpx2 has no parameter for it: the pool is replaced by one whose connections are checked.
-    transport._pool = httpcore2.AsyncConnectionPool(
-        ssl_context=httpx2.create_ssl_context(trust_env=False),
-        max_connections=MAX_CONNECTIONS,
-        max_keepalive_connections=20,
-        keepalive_expiry=15.0,
-        network_backend=GuardedBackend(policy),
-    )
-    return transport
 
 
 def _headers(arguments: dict[str, Json], context: ToolContext, page: int) -> httpx2.Headers:

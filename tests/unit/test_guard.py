@@ -1,4 +1,4 @@
-"""Which addresses http.request may connect to."""
+"""Which addresses requests on behalf of agents may connect to."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from ordinaut.extensions.http.guard import Policy
+from ordinaut.guard import Policy
 
-DATA = Path(__file__).parents[2] / "data" / "extensions" / "addresses.json"
+DATA = Path(__file__).parents[1] / "data" / "extensions" / "addresses.json"
 CASES = json.loads(DATA.read_text())
 
 
@@ -37,3 +37,22 @@ def test_an_address_is_allowed_as_its_kind_says(case: dict[str, Any]) -> None:
 def test_a_host_is_allowed_by_name_and_port(host: str, port: int, allowed: bool) -> None:
     policy = Policy.of(private=False, hosts=["LocalHost:8080", "anywhere", "[::1]:9000"])
     assert policy.names(host, port) is allowed
+
+
+@pytest.mark.parametrize(
+    ("address", "allowed"),
+    [
+        ("127.0.0.1", True),
+        ("::ffff:127.0.0.1", True),
+        ("127.1.2.3", False),
+        ("10.1.2.3", True),
+        ("10.2.0.1", False),
+        ("::1", False),
+        ("169.254.169.254", False),
+        ("100.100.100.200", False),
+        ("8.8.8.8", True),
+    ],
+)
+def test_a_network_that_is_allowed_opens_no_other(address: str, allowed: bool) -> None:
+    policy = Policy.within(["127.0.0.1/32", "10.1.0.0/16", "169.254.0.0/16"], remedy="A_SETTING")
+    assert (policy.refusal(ip_address(address)) is None) is allowed

@@ -1,4 +1,4 @@
-"""What ``http.request`` may connect to.
+"""What a request on behalf of an agent may connect to: ``http.request`` and webhooks.
 
 The address is checked where the connection is made, after the name was resolved, so neither a
 name that points inward, nor a redirect, nor a number written in an odd form (2130706433,
@@ -11,14 +11,16 @@ import asyncio
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TypeAlias
 
 import httpcore2
+import httpx2
 
-from ordinaut.plugins.base import ToolError
+from ordinaut.errors import ToolError
 
 Address: TypeAlias = IPv4Address | IPv6Address
+Network: TypeAlias = IPv4Network | IPv6Network
 
 # Clouds answer here with credentials. Those that are not link-local must be named one by one.
 METADATA = frozenset(map(ip_address, ("100.100.100.200", "192.0.0.192", "fd00:ec2::254")))
@@ -30,16 +32,25 @@ class Policy:
     """Which addresses are allowed besides public ones.
 
     ``hosts`` are ``host`` or ``host:port`` as a URL would name them; they are allowed wherever
-    they lead. ``private`` allows loopback and private networks, but never link-local ones,
-    where clouds hand out credentials.
+    they lead. ``private`` allows loopback and private networks, ``networks`` some of them, but
+    neither allows link-local ones, where clouds hand out credentials. ``remedy`` names the
+    settings that allow more.
     """
 
     private: bool = False
     hosts: frozenset[str] = frozenset()
+    networks: tuple[Network, ...] = ()
+    remedy: str = "ORDINAUT_HTTP_ALLOW_HOSTS or ORDINAUT_HTTP_ALLOW_PRIVATE"
 
     @classmethod
     def of(cls, *, private: bool, hosts: Iterable[str]) -> Policy:
+        """Return the policy of ``http.request``."""
         return cls(private, frozenset(host.lower() for host in hosts))
+
+    @classmethod
+    def within(cls, networks: Iterable[str], *, remedy: str) -> Policy:
+        """Return a policy that allows some networks (``10.0.0.0/8``) besides public addresses."""
+        return cls(networks=tuple(ip_network(name) for name in networks), remedy=remedy)
 
     def names(self, host: str, port: int) -> bool:
         """Tell whether the operator allowed this host by name."""
@@ -50,14 +61,17 @@ class Policy:
         """Say why ``address`` is refused; ``None`` when it is allowed."""
         inner = embedded(address)
         if inner.is_loopback:  # first: ::1 lies in a block that counts as reserved
-            return None if self.private else "a loopback address"
+            return None if self._allows(inner) else "a loopback address"
         if inner in METADATA or inner.is_link_local:
             return "a link-local or metadata address"
         if inner.is_multicast or inner.is_unspecified or inner.is_reserved:
             return "a multicast, unspecified or reserved address"
-        if not inner.is_global and not self.private:
+        if not inner.is_global and not self._allows(inner):
             return "a private address"
         return None
+
+    def _allows(self, address: Address) -> bool:
+        return self.private or any(address in network for network in self.networks)
 
 
 def embedded(address: Address) -> Address:
@@ -86,7 +100,7 @@ class GuardedBackend(httpcore2.AsyncNetworkBackend):
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
         error: Exception = httpcore2.ConnectError(f"{host} has no address")
-        for address in await self._addresses(host.lower(), port):
+        for address in await resolve(host.lower(), port, self._policy):
             try:
                 return await self._inner.connect_tcp(
                     address, port, timeout, local_address, socket_options
@@ -98,26 +112,46 @@ class GuardedBackend(httpcore2.AsyncNetworkBackend):
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
-    async def _addresses(self, host: str, port: int) -> list[str]:
-        loop = asyncio.get_running_loop()
-        try:
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
-            raise httpcore2.ConnectError(f"{host} can not be resolved: {error}") from None
-        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-        if not self._policy.names(host, port):
-            # One inward address among several refuses the name: a resolver that mixes them
-            # is how DNS rebinding gets through on a retry.
-            for address in addresses:
-                if reason := self._policy.refusal(ip_address(address.split("%")[0])):
-                    raise _refused(host, port, address, reason)
-        return addresses
+
+async def resolve(host: str, port: int, policy: Policy) -> list[str]:
+    """Return the addresses of a host, all of them allowed.
+
+    Raises :class:`ToolError` when one is refused, and httpcore2's ``ConnectError`` when the name
+    can not be resolved.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise httpcore2.ConnectError(f"{host} can not be resolved: {error}") from None
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    if not policy.names(host, port):
+        # One inward address among several refuses the name: a resolver that mixes them is how
+        # DNS rebinding gets through on a retry.
+        for address in addresses:
+            if reason := policy.refusal(ip_address(address.split("%")[0])):
+                raise _refused(host, port, address, reason, policy)
+    return addresses
 
 
-def _refused(host: str, port: int, address: str, reason: str) -> ToolError:
+def guarded_transport(policy: Policy, *, max_connections: int) -> httpx2.AsyncHTTPTransport:
+    """Return a transport that connects only to what ``policy`` allows, and to no proxy."""
+    transport = httpx2.AsyncHTTPTransport(trust_env=False)
+    # httpx2 has no parameter for it: the pool is replaced by one whose connections are checked.
+    transport._pool = httpcore2.AsyncConnectionPool(
+        ssl_context=httpx2.create_ssl_context(trust_env=False),
+        max_connections=max_connections,
+        max_keepalive_connections=20,
+        keepalive_expiry=15.0,
+        network_backend=GuardedBackend(policy),
+    )
+    return transport
+
+
+def _refused(host: str, port: int, address: str, reason: str, policy: Policy) -> ToolError:
     return ToolError(
         f"{host}:{port} is refused: {address} is {reason}; the operator can allow it with "
-        "ORDINAUT_HTTP_ALLOW_HOSTS or ORDINAUT_HTTP_ALLOW_PRIVATE",
+        f"{policy.remedy}",
         retryable=False,
         details={"host": host, "port": port, "address": address},
     )
