@@ -173,6 +173,10 @@ class Settings(BaseModel):
     ext_options: Mapping[str, Mapping[str, str]] = {}
     http_allow_private: bool = False
     http_allow_hosts: Annotated[tuple[str, ...], BeforeValidator(_words)] = ()
+    webhook_allow_networks: Annotated[
+        tuple[str, ...], BeforeValidator(_words), AfterValidator(_networks)
+    ] = ()
+    webhook_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 7
 
     @property
     def direct_url(self) -> str:

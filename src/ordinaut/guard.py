@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TypeAlias
 
@@ -48,9 +50,10 @@ class Policy:
         return cls(private, frozenset(host.lower() for host in hosts))
 
     @classmethod
-    def within(cls, networks: Iterable[str], *, remedy: str) -> Policy:
-        """Return a policy that allows some networks (``10.0.0.0/8``) besides public addresses."""
-        return cls(networks=tuple(ip_network(name) for name in networks), remedy=remedy)
+    def of_webhooks(cls, networks: Iterable[str]) -> Policy:
+        """Return the policy of webhooks: some networks (``10.0.0.0/8``) and public addresses."""
+        allowed = tuple(ip_network(name) for name in networks)
+        return cls(networks=allowed, remedy="ORDINAUT_WEBHOOK_ALLOW_NETWORKS")
 
     def names(self, host: str, port: int) -> bool:
         """Tell whether the operator allowed this host by name."""
@@ -87,8 +90,10 @@ def embedded(address: Address) -> Address:
 class GuardedBackend(httpcore2.AsyncNetworkBackend):
     """Resolves a name once, checks every address, and connects to what was checked."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, *, threads: int) -> None:
         self._policy = policy
+        # Threads of its own, because a look-up may take long: others would wait behind slow names.
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="resolve")
         self._inner = httpcore2.AnyIOBackend()
 
     async def connect_tcp(
@@ -100,7 +105,7 @@ class GuardedBackend(httpcore2.AsyncNetworkBackend):
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
         error: Exception = httpcore2.ConnectError(f"{host} has no address")
-        for address in await resolve(host.lower(), port, self._policy):
+        for address in await resolve(host.lower(), port, self._policy, self._threads):
             try:
                 return await self._inner.connect_tcp(
                     address, port, timeout, local_address, socket_options
@@ -113,15 +118,17 @@ class GuardedBackend(httpcore2.AsyncNetworkBackend):
         await asyncio.sleep(seconds)
 
 
-async def resolve(host: str, port: int, policy: Policy) -> list[str]:
+async def resolve(
+    host: str, port: int, policy: Policy, threads: Executor | None = None
+) -> list[str]:
     """Return the addresses of a host, all of them allowed.
 
     Raises :class:`ToolError` when one is refused, and httpcore2's ``ConnectError`` when the name
     can not be resolved.
     """
-    loop = asyncio.get_running_loop()
+    look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
     try:
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().run_in_executor(threads, look_up)
     except (OSError, UnicodeError) as error:
         raise httpcore2.ConnectError(f"{host} can not be resolved: {error}") from None
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
@@ -143,7 +150,7 @@ def guarded_transport(policy: Policy, *, max_connections: int) -> httpx2.AsyncHT
         max_connections=max_connections,
         max_keepalive_connections=20,
         keepalive_expiry=15.0,
-        network_backend=GuardedBackend(policy),
+        network_backend=GuardedBackend(policy, threads=max_connections),
     )
     return transport
 

@@ -130,6 +130,41 @@ async def test_rows_that_nobody_needs_are_swept(db: Database):
     assert await enqueued(db, task) == [after(minutes=1)]
 
 
+async def test_old_deliveries_and_replaced_secrets_of_webhooks_go(db: Database):
+    holding = await lead(db, webhook_retention_days=3)
+    now = holding.clock.now()
+    hook, agent = uuid7(), uuid7()
+    kept = {"pending": [0, 30], "delivered": [2, 4], "dead": [2, 4]}
+    async with db.transaction() as tx:
+        await tx.execute("INSERT INTO agent (id, name) VALUES (%s, 'a')", (agent,))
+        await tx.execute(
+            "INSERT INTO webhook (id, url, topics, created_by) VALUES (%s, 'x', '{a}', %s)",
+            (hook, agent),
+        )
+        for ends in (None, now - timedelta(seconds=1), now + timedelta(hours=1)):
+            await tx.execute(
+                "INSERT INTO webhook_secret (id, webhook_id, ciphertext, key_id, expires_at)"
+                " VALUES (%s, %s, '', '', %s)",
+                (uuid7(), hook, ends),
+            )
+        for status, ages in kept.items():
+            for age in ages:
+                then = now - timedelta(days=age)
+                await tx.execute(
+                    "INSERT INTO webhook_delivery (id, webhook_id, topic, body, status,"
+                    " next_attempt_at, created_at, finished_at)"
+                    " VALUES (%s, %s, %s, '', %s, %s, %s, %s)",
+                    (uuid7(), hook, f"{age}", status, then, then,
+                     None if status == "pending" else then),
+                )  # fmt: skip
+
+    await janitor.drop_history()
+
+    left = await rows(db, "SELECT status, topic FROM webhook_delivery ORDER BY id")
+    assert left == [("pending", "0"), ("pending", "30"), ("delivered", "2"), ("dead", "2")]
+    assert await rows(db, "SELECT count(*) FROM webhook_secret") == [(2,)]
+
+
 async def test_new_time_zone_data_recomputes_and_reports_what_moved(db: Database):
     await lead(db)
     moved = await add_task(db, "cron", "0 12 * * *", timezone="Europe/Chisinau")

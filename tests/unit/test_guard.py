@@ -54,5 +54,5 @@ def test_a_host_is_allowed_by_name_and_port(host: str, port: int, allowed: bool)
     ],
 )
 def test_a_network_that_is_allowed_opens_no_other(address: str, allowed: bool) -> None:
-    policy = Policy.within(["127.0.0.1/32", "10.1.0.0/16", "169.254.0.0/16"], remedy="A_SETTING")
+    policy = Policy.of_webhooks(["127.0.0.1/32", "10.1.0.0/16", "169.254.0.0/16"])
     assert (policy.refusal(ip_address(address)) is None) is allowed

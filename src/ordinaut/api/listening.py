@@ -72,9 +72,13 @@ class Sieve:
         for name, wanted in self._wanted.items():
             if wanted is not None and fields.get(name) != str(wanted):
                 return False
-        return self._work.owner is None or await self._may_see(topic, fields.get("taskid", ""))
+        return self._work.owner is None or await self._may_see(topic, fields)
 
-    async def _may_see(self, topic: str, task_id: str) -> bool:
+    async def _may_see(self, topic: str, fields: Mapping[str, str]) -> bool:
+        if topic.startswith("webhook."):
+            data = orjson.loads(fields.get("data", "null"))
+            return isinstance(data, dict) and data.get("agent_id") == str(self._work.owner)
+        task_id = fields.get("taskid", "")
         if not task_id:
             return topic.split(".")[0] not in events.RESERVED
         if task_id not in self._owned:

@@ -38,6 +38,7 @@ from ordinaut.api.routes import (
     task_actions,
     tasks,
     templates,
+    webhooks,
 )
 from ordinaut.api.routing import keep_apart
 from ordinaut.api.services import Services
@@ -59,6 +60,7 @@ ROUTERS: Final = (
     calendars,
     secrets,
     subscribers,
+    webhooks,
     agents,
     auth,
     system,

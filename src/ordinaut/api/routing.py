@@ -25,7 +25,7 @@ from ordinaut.store.idempotency import HEADER, Answer
 Handler = Callable[[Request], Awaitable[Response]]
 
 MAX_KEY: Final = 255
-SHOWN_ONCE: Final = "api_key"
+SHOWN_ONCE: Final = ("api_key", "signing_secret")  # of an answer; not kept, but as null
 KEPT_HEADERS: Final = ("content-type", "location", "etag")
 PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     status: {"model": Problem, "content": {"application/problem+json": {}}}
@@ -125,9 +125,16 @@ async def _once(request: StrictRequest, handle: Handler) -> Response:
 def _kept(response: Response) -> Answer:
     headers = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}
     body = bytes(response.body)
-    if SHOWN_ONCE.encode() in body:  # a key is stored as its hash and nowhere else
-        body = json.dumps(orjson.loads(body) | {SHOWN_ONCE: None})
+    if any(name.encode() in body for name in SHOWN_ONCE):
+        body = _without_secrets(body)
     return Answer(response.status_code, orjson.dumps({"headers": headers, "body": body.decode()}))
+
+
+def _without_secrets(body: bytes) -> bytes:
+    said = orjson.loads(body)
+    if not isinstance(said, dict) or said.keys().isdisjoint(SHOWN_ONCE):
+        return body
+    return json.dumps({name: None if name in SHOWN_ONCE else said[name] for name in said})
 
 
 def _replay(answer: Answer) -> Response:

@@ -19,6 +19,8 @@ OWNED: Final = (
     "events:read",
     "secrets:read",
     "secrets:write",
+    "webhooks:read",
+    "webhooks:write",
 )
 KNOWN: Final = (
     *OWNED,

@@ -40,7 +40,7 @@ def key(
 
 @group.command("rotate")
 def rotate() -> None:
-    """Encrypt every secret with the first key of ORDINAUT_SECRETS_KEYS.
+    """Encrypt every secret, and those of webhooks, with the first key of ORDINAUT_SECRETS_KEYS.
 
     Needs the settings of the API. Safe to repeat, and while everything runs.
     """
@@ -51,6 +51,8 @@ def rotate() -> None:
 
 async def _rotate(settings: Settings) -> tuple[int, str]:
     secrets, database = load("ordinaut.store.secrets"), load("ordinaut.store.database")
+    webhooks = load("ordinaut.store.webhooks")
     keys = secrets.keyring(settings)
     async with database.Database(settings.database_url, size=2, pooled=settings.pooled) as db:
-        return await secrets.rotate(db, keys), keys.current
+        count = await secrets.rotate(db, keys) + await webhooks.rotate(db, keys)
+        return count, keys.current

@@ -7,6 +7,8 @@
     relay     ──► Redis                 one scheduler at a time
     waits     ──► runs that wait        one scheduler at a time, when an event has come
     triggers  ──► due work              one scheduler at a time, when an event has come
+    webhooks  ──► deliveries            one scheduler at a time, when an event has come
+    sender    ──► receivers             every scheduler, when a delivery is due
     leader    ──► housekeeping          one scheduler at a time
     report    ──► worker                its row, kind scheduler
 
@@ -30,6 +32,7 @@ import psycopg
 from ordinaut.bus import Bus
 from ordinaut.clock import Clock, SystemClock
 from ordinaut.config import Settings
+from ordinaut.guard import Policy
 from ordinaut.health import HealthServer
 from ordinaut.model import Json, uuid7
 from ordinaut.scheduler import janitor
@@ -38,22 +41,27 @@ from ordinaut.scheduler.janitor import HOLDING, Holding
 from ordinaut.scheduler.leader import Leadership
 from ordinaut.scheduler.loops import Loops
 from ordinaut.scheduler.metronome import Housekeeping, Metronome
+from ordinaut.scheduler.sender import Sender
 from ordinaut.scheduler.spine import Relay
 from ordinaut.scheduler.tick import tick
 from ordinaut.scheduler.triggers import Triggers
 from ordinaut.scheduler.waits import Waits
+from ordinaut.scheduler.webhooks import Webhooks
 from ordinaut.store import journal, pulse, queue, schedules, windows, workers
 from ordinaut.store.database import Database
+from ordinaut.store.secrets import keyring
 from ordinaut.store.workers import State
 from ordinaut.telemetry import logger
 
-POOL_SIZE = 8  # tick, relay, waits, triggers, report, two duties, and a job of the leader
+# tick, relay, waits, triggers, webhooks, sender, report, two duties, and a job of the leader
+POOL_SIZE = 10
 BEAT_EVERY = 1.0  # seconds between beats of the pulse
 REPORT_EVERY = 5.0  # seconds between reports of this process
 LEADER_EVERY = 0.5  # seconds between looks at who is the leader
 RELAY_BUSY, RELAY_IDLE = 0.05, 0.2  # seconds between looks at the outbox
 WAITS_EVERY = 0.2  # seconds between looks for events that runs wait for
 TRIGGERS_EVERY = 0.2  # seconds between looks for events that start tasks
+WEBHOOKS_EVERY = 0.5  # seconds between looks for events, and for deliveries that are due
 RELAY_IDLE_AFTER = 40  # looks in a row that found nothing
 CONNECT_TIMEOUT = 5  # seconds
 FAREWELL = 0.7  # seconds to give back duties and say goodbye
@@ -92,6 +100,14 @@ class Scheduler:
         self._waits = Waits(self._db)
         self._triggers = Triggers(self._db, held=self._metronome.nudge)
         self._news, self._said = asyncio.Event(), asyncio.Event()
+        self._told, self._queued = asyncio.Event(), asyncio.Event()
+        self._webhooks = Webhooks(self._db, wake=self._queued.set)
+        self._sender = Sender(
+            self._db,
+            keyring(settings),
+            Policy.of_webhooks(settings.webhook_allow_networks),
+            wake=self._queued.set,
+        )
         self._quiet = 0
         self._relaying = Leadership(self._db, clock, "relay", holder=self.id)
         self._leading = Leadership(self._db, clock, "housekeeping", holder=self.id)
@@ -106,6 +122,7 @@ class Scheduler:
         await enter(self._db)
         await enter(self._bus)
         self._stack.push_async_callback(self._farewell)
+        await enter(self._sender)
         await enter(self._metronome)
         if port := self._settings.scheduler_health_port:
             host = self._settings.host
@@ -116,6 +133,8 @@ class Scheduler:
             "relay": self.relay_once,
             "waits": self._wake_waiting,
             "triggers": self._start_by_events,
+            "webhooks": self._queue_deliveries,
+            "sender": self._send_deliveries,
             "lead": self._lead,
             "report": self._report,
         }
@@ -158,11 +177,7 @@ class Scheduler:
             self._quiet = 0
             return
         self._quiet += 1
-        with suppress(TimeoutError):
-            async with asyncio.timeout(
-                RELAY_BUSY if self._quiet < RELAY_IDLE_AFTER else RELAY_IDLE
-            ):
-                await self._news.wait()
+        await _heard(self._news, RELAY_BUSY if self._quiet < RELAY_IDLE_AFTER else RELAY_IDLE)
         self._news.clear()
 
     async def _wake_waiting(self) -> None:
@@ -172,9 +187,17 @@ class Scheduler:
     async def _start_by_events(self) -> None:
         self._said.clear()
         if not await self._triggers.run_once():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(TRIGGERS_EVERY):
-                    await self._said.wait()
+            await _heard(self._said, TRIGGERS_EVERY)
+
+    async def _queue_deliveries(self) -> None:
+        self._told.clear()
+        if not await self._webhooks.run_once():
+            await _heard(self._told, WEBHOOKS_EVERY)
+
+    async def _send_deliveries(self) -> None:
+        self._queued.clear()
+        if not await self._sender.run_once():
+            await _heard(self._queued, WEBHOOKS_EVERY)
 
     async def _beat(self) -> None:
         async with self._db.connection() as tx:
@@ -216,6 +239,7 @@ class Scheduler:
         self._news.set()
         if channel == journal.CHANNEL:
             self._said.set()
+            self._told.set()
 
     async def _lead(self) -> None:
         try:
@@ -277,3 +301,10 @@ class Scheduler:
                 await self._relaying.resign()
                 await self._leading.resign()
                 await self._say("stopped")
+
+
+async def _heard(news: asyncio.Event, longest: float) -> None:
+    """Wait for news, and no longer than so many seconds."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(longest):
+            await news.wait()

@@ -104,7 +104,13 @@ async def drop_history() -> None:
         if await upkeep.is_relayed(tx, before=oldest):
             _dropped(await upkeep.drop_partitions(tx, "event", before=oldest.date()))
     async with holding.transaction() as tx:
-        await upkeep.sweep(tx, now=now, keep_runs=keep_runs, keep_events=keep_events)
+        await upkeep.sweep(
+            tx,
+            now=now,
+            keep_runs=keep_runs,
+            keep_events=keep_events,
+            keep_deliveries=timedelta(days=holding.settings.webhook_retention_days),
+        )
 
 
 async def recompute_schedules() -> None:

@@ -104,8 +104,8 @@ class Relay:
         return True
 
 
-def entries_of(event: Fresh) -> list[Entry]:
-    """Return an event as CloudEvents 1.0, for the stream of all and for its extension's own."""
+def envelope(event: Fresh) -> dict[str, str]:
+    """Return an event as CloudEvents 1.0, its data in JSON text."""
     fields = {
         "specversion": "1.0",
         "id": str(event.seq),
@@ -117,7 +117,12 @@ def entries_of(event: Fresh) -> list[Entry]:
         "runid": _id(event.run_id),
         "data": event.data,
     }
-    fields = {name: value for name, value in fields.items() if value}
+    return {name: value for name, value in fields.items() if value}
+
+
+def entries_of(event: Fresh) -> list[Entry]:
+    """Return an event for the stream of all and for its extension's own."""
+    fields = envelope(event)
     streams = [EVENTS]
     if found := _EXTENSION_TOPIC.fullmatch(event.topic):
         streams.append(extension_stream(*found.groups()))

@@ -37,7 +37,7 @@ PAGE: Final = 500  # events, each of which may be large
 RUNS: Final = 1_000  # that are looked at in one round
 
 # What the core says: about tasks and runs it is heard by their owner only.
-_OF_TASKS: Final = ("agent", "run", "step", "system", "task", "worker")
+_OF_TASKS: Final = ("agent", "run", "step", "system", "task", "webhook", "worker")
 
 
 class Waits:

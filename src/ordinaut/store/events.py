@@ -16,7 +16,7 @@ from ordinaut.store.database import Queries, Tx
 SQL = Queries("events")
 
 # Facts of the core and of extensions: nobody else may state them, or read them of others.
-RESERVED: Final = ("agent", "ext", "run", "step", "system", "task", "worker")
+RESERVED: Final = ("agent", "ext", "run", "step", "system", "task", "webhook", "worker")
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,20 +51,20 @@ class Caused:
     depth: int
 
 
-async def pending(tx: Tx) -> bool:
-    """Tell whether anything has happened since the outbox was last read for tasks."""
-    return await (await tx.execute(SQL["pending"])).fetchone() == (True,)
+async def pending(tx: Tx, reader: str = CURSOR) -> bool:
+    """Tell whether anything has happened since a reader last read the outbox."""
+    return await (await tx.execute(SQL["pending"], {"reader": reader})).fetchone() == (True,)
 
 
-async def take_place(tx: Tx) -> Place | None:
+async def take_place(tx: Tx, reader: str = CURSOR) -> Place | None:
     """Take the place up to which the outbox was read, until commit; None when another has it."""
-    row = await (await tx.execute(SQL["take"])).fetchone()
+    row = await (await tx.execute(SQL["take"], {"reader": reader})).fetchone()
     return Place(*row) if row else None
 
 
-async def move_place(tx: Tx, cursor: Cursor) -> None:
+async def move_place(tx: Tx, cursor: Cursor, reader: str = CURSOR) -> None:
     """Say that everything before ``cursor`` was read."""
-    await journal.save_cursor(tx, CURSOR, cursor)
+    await journal.save_cursor(tx, reader, cursor)
 
 
 async def listeners(tx: Tx) -> list[Listener]:

@@ -23,6 +23,7 @@ _BRIEF = (
     ("old_revocations", timedelta(0)),
     ("old_processes", timedelta(days=1)),
     ("old_starts", timedelta(0)),
+    ("old_signatures", timedelta(0)),
 )
 _WITH_RUNS = (
     "old_runs",
@@ -81,12 +82,20 @@ async def is_relayed(tx: Tx, *, before: datetime) -> bool:
     return row is not None and bool(row[0])
 
 
-async def sweep(tx: Tx, *, now: datetime, keep_runs: timedelta, keep_events: timedelta) -> int:
+async def sweep(
+    tx: Tx,
+    *,
+    now: datetime,
+    keep_runs: timedelta,
+    keep_events: timedelta,
+    keep_deliveries: timedelta,
+) -> int:
     """Delete old rows outside the partitions; returns how many."""
     deleted = 0
     for name, age in _BRIEF:
         deleted += (await tx.execute(SQL[name], {"before": now - age})).rowcount
     for name in _WITH_RUNS:
         deleted += (await tx.execute(SQL[name], {"before": now - keep_runs})).rowcount
-    deleted += (await tx.execute(SQL["old_events"], {"before": now - keep_events})).rowcount
+    for name, age in (("old_events", keep_events), ("old_deliveries", keep_deliveries)):
+        deleted += (await tx.execute(SQL[name], {"before": now - age})).rowcount
     return deleted

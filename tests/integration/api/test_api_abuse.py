@@ -33,7 +33,8 @@ CASES: list[dict[str, Any]] = json.loads(
 OVER_HTTP = [case for case in CASES if case["group"] != "ssrf"]
 OUTWARD = [case for case in CASES if case["group"] == "ssrf"]
 OWNED = ("tasks:read", "tasks:write", "tasks:run", "runs:read", "runs:write", "secrets:read",
-         "secrets:write", "events:read", "events:publish", "system:read")  # fmt: skip
+         "secrets:write", "webhooks:read", "webhooks:write", "events:read", "events:publish",
+         "system:read")  # fmt: skip
 SIGNERS = {
     "RS": rsa.generate_private_key(65537, 2048),
     "PS": rsa.generate_private_key(65537, 2048),
@@ -55,7 +56,10 @@ class Scene:
 
 @pytest.fixture(scope="module")
 async def scene(shared_url: str, shared_db: Database) -> AsyncIterator[Scene]:
-    settings = settings_of(shared_url).model_copy(update={"rate_limit": "", "sign_in_limit": ""})
+    limits: dict[str, Any] = {"rate_limit": "", "sign_in_limit": ""}
+    # One address of this machine, for the webhook that is there; the attacks name others.
+    limits["webhook_allow_networks"] = ("127.0.0.99/32",)
+    settings = settings_of(shared_url).model_copy(update=limits)
     members = {
         "root": ("admin",),
         "owner": OWNED,
@@ -75,10 +79,14 @@ async def scene(shared_url: str, shared_db: Database) -> AsyncIterator[Scene]:
         await owner.put("/secrets/TOKEN", json={"value": "the owner's"})
         calendar = {"name": "holidays", "definition": {"dates": ["2027-01-01"]}}
         assert (await owner.post("/calendars", json=calendar)).status_code == 201
+        webhook = {"url": "http://127.0.0.99/", "topics": ["order.*"]}
+        hook = (await act(owner, "/webhooks", 201, **webhook))["id"]
+        delivery = (await act(owner, f"/webhooks/{hook}/test", 202))["id"]
         key = made["root"][1]
         tokens = await act(clients["nobody"], "/auth/token", api_key=key)
         names = {name: agent_id for name, (agent_id, _) in made.items()}
-        names |= {"task": task, "run": run, "key": key, "KEY": key.upper(), "key:-9": key[:-9],
+        names |= {"task": task, "run": run, "webhook": hook, "delivery": delivery}
+        names |= {"key": key, "KEY": key.upper(), "key:-9": key[:-9],
                   "agent": names["root"], "access": tokens["access_token"],
                   "refresh": tokens["refresh_token"]}  # fmt: skip
         yield Scene(clients, names, names["access"], agents.derive(settings, "jwt"), shared_db)
@@ -175,7 +183,8 @@ def request_of(case: dict[str, Any], scene: Scene, client: httpx2.AsyncClient) -
 async def footprint(db: Database) -> Any:
     """All that a refused request may have changed."""
     tables = ("task", "task_definition", "schedule", "due_work", "agent", "api_key", "secret",
-              "calendar", "event", "revoked_token")  # fmt: skip
+              "calendar", "event", "revoked_token", "webhook", "webhook_secret",
+              "webhook_delivery")  # fmt: skip
     counts = ", ".join(f"(SELECT (count(*), md5(string_agg(t::text, '' ORDER BY t::text)))::text "
                        f"FROM {table} AS t)" for table in tables)  # fmt: skip
     # When a key was used last may change.
@@ -209,6 +218,21 @@ async def test_an_attack_over_http_is_refused_and_changes_nothing(
         assert not [name for name in answer.headers if name.startswith(case["without"])]
     assert "Traceback" not in answer.text
     assert scene.signing_key.hex() not in answer.text
+    assert await footprint(scene.db) == before
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in OUTWARD if "url" in c], ids=lambda case: f"{case['case']!a:.60}"
+)
+async def test_a_webhook_that_leads_inward_is_refused(case: dict[str, Any], scene: Scene) -> None:
+    before = await footprint(scene.db)
+
+    answer = await scene.clients["owner"].post(
+        "/webhooks", json={"url": case["url"], "topics": ["order.*"]}
+    )
+
+    assert answer.status_code == 422, answer.text
+    assert [error["path"] for error in answer.json()["errors"]] == ["url"]
     assert await footprint(scene.db) == before
 
 

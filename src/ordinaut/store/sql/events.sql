@@ -17,6 +17,7 @@ SELECT seq, occurred_at, topic, task_id, run_id, subject, data
    AND (%(until)s::timestamptz IS NULL OR occurred_at < %(until)s)
    AND (%(owner)s::uuid IS NULL
         OR EXISTS (SELECT FROM task t WHERE t.id = e.task_id AND t.created_by = %(owner)s)
+        OR (e.topic LIKE 'webhook.%%' AND e.data ->> 'agent_id' = %(owner)s::text)
         OR (e.task_id IS NULL AND split_part(e.topic, '.', 1) <> ALL(%(reserved)s)))
  ORDER BY place DESC, seq DESC
  LIMIT %(limit)s;
@@ -28,6 +29,7 @@ SELECT topic, count(*), max(occurred_at)
  WHERE occurred_at >= %(since)s
    AND (%(owner)s::uuid IS NULL
         OR EXISTS (SELECT FROM task t WHERE t.id = e.task_id AND t.created_by = %(owner)s)
+        OR (e.topic LIKE 'webhook.%%' AND e.data ->> 'agent_id' = %(owner)s::text)
         OR (e.task_id IS NULL AND split_part(e.topic, '.', 1) <> ALL(%(reserved)s)))
  GROUP BY topic
  ORDER BY topic

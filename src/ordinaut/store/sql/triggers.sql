@@ -1,20 +1,20 @@
 -- name: pending
--- Whether anything was committed since the outbox was last read for tasks.
+-- Whether anything was committed since a reader last read the outbox.
 SELECT EXISTS (
     SELECT FROM event AS e
      WHERE e.xid >= pg_snapshot_xmax(c.snapshot)
         OR e.xid = ANY(ARRAY(SELECT pg_snapshot_xip(c.snapshot))))
     OR pg_snapshot_xmax(c.snapshot) > pg_snapshot_xmax(pg_current_snapshot())
-  FROM event_cursor AS c WHERE name = 'triggers';
+  FROM event_cursor AS c WHERE name = %(reader)s;
 
 -- name: take
--- How far the outbox was read for tasks, and how far it goes now. No row: another process reads.
+-- How far a reader has read the outbox, and how far it goes now. No row: another process reads.
 -- No place: the database was restored from the dump of another cluster.
 SELECT now(),
        CASE WHEN pg_snapshot_xmax(coalesce(target, snapshot))
                  <= pg_snapshot_xmax(pg_current_snapshot()) THEN snapshot::text END,
        coalesce(target, pg_current_snapshot())::text, seq, pg_current_snapshot()::text
-  FROM event_cursor WHERE name = 'triggers'
+  FROM event_cursor WHERE name = %(reader)s
    FOR UPDATE SKIP LOCKED;
 
 -- name: listeners
@@ -29,7 +29,9 @@ SELECT t.id, t.schedule_expr, t.created_by, a.scopes && '{admin,events:read:all}
 -- What was committed between two snapshots under these keys, in the order of the outbox. The
 -- last column: how many runs, each started by an event of the one before, led to the event.
 SELECT seq, occurred_at, topic, task_id, run_id, subject, data,
-       (SELECT created_by FROM task AS t WHERE t.id = e.task_id),
+       CASE WHEN topic LIKE 'webhook.%%'
+            THEN (SELECT id FROM agent AS a WHERE a.id::text = e.data ->> 'agent_id')
+            ELSE (SELECT created_by FROM task AS t WHERE t.id = e.task_id) END,
        CASE WHEN run_id IS NULL THEN 0 ELSE 1 + coalesce(
            (SELECT coalesce(payload #>> '{event,depth}', payload ->> 'depth')
               FROM due_work AS w WHERE w.id = e.run_id),

@@ -75,3 +75,13 @@ DELETE FROM revoked_token WHERE expires_at < %(before)s;
 
 -- name: old_processes
 DELETE FROM worker WHERE heartbeat_at < %(before)s;
+
+-- name: old_deliveries
+-- What was delivered to webhooks, or given up.
+DELETE FROM webhook_delivery
+ WHERE ctid = ANY(ARRAY(SELECT ctid FROM webhook_delivery
+                         WHERE status <> 'pending' AND finished_at < %(before)s LIMIT 10000));
+
+-- name: old_signatures
+-- Secrets of webhooks that were replaced and sign no more.
+DELETE FROM webhook_secret WHERE expires_at < %(before)s;

@@ -99,7 +99,9 @@ WITH spoken AS MATERIALIZED (
                           SELECT '*' || cardinality(string_to_array(topic, '.')) FROM spoken)
 )
 SELECT seq, occurred_at, topic, task_id, run_id, subject, data,
-       (SELECT created_by FROM task AS t WHERE t.id = fact.task_id)
+       CASE WHEN topic LIKE 'webhook.%%'
+            THEN (SELECT id FROM agent AS a WHERE a.id::text = fact.data ->> 'agent_id')
+            ELSE (SELECT created_by FROM task AS t WHERE t.id = fact.task_id) END
   FROM fact
  WHERE (xid >= pg_snapshot_xmax(%(snapshot)s::pg_snapshot)
         OR xid = ANY(ARRAY(SELECT pg_snapshot_xip(%(snapshot)s::pg_snapshot))))
@@ -112,7 +114,9 @@ SELECT seq, occurred_at, topic, task_id, run_id, subject, data,
 -- name: past
 -- What happened since an instant under these keys.
 SELECT seq, occurred_at, topic, task_id, run_id, subject, data,
-       (SELECT created_by FROM task AS t WHERE t.id = fact.task_id)
+       CASE WHEN topic LIKE 'webhook.%%'
+            THEN (SELECT id FROM agent AS a WHERE a.id::text = fact.data ->> 'agent_id')
+            ELSE (SELECT created_by FROM task AS t WHERE t.id = fact.task_id) END
   FROM fact
  WHERE occurred_at >= %(since)s
    AND place > %(after)s AND seq > %(after)s
