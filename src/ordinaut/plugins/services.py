@@ -19,11 +19,10 @@ from ordinaut.model import Event, Json, NewWork
 from ordinaut.plugins.base import Figures
 from ordinaut.store import agents, cluster, figures, journal, queue, runs, tasks, triggers
 from ordinaut.store.database import Database, Tx
+from ordinaut.store.events import RESERVED
 from ordinaut.store.runs import Run
 from ordinaut.subscribers import Stream
 
-# Facts of the core and of extensions, which nobody else may state.
-RESERVED_TOPICS = ("agent", "ext", "run", "step", "system", "task", "worker")
 FIRST_LOOK = 0.1  # seconds between looks at a run that is waited for; grows to LAST_LOOK
 LAST_LOOK = 2.0
 HELD = timedelta(seconds=5)  # a run that takes longer is waited for without holding a worker
@@ -46,8 +45,8 @@ class StoreServices:
 
     async def publish(self, call: ToolContext, *, topic: str, payload: Json) -> None:
         """Write an event into the outbox."""
-        if not _TOPIC.fullmatch(topic) or topic.split(".")[0] in RESERVED_TOPICS:
-            words = ", ".join(RESERVED_TOPICS)
+        if not _TOPIC.fullmatch(topic) or topic.split(".")[0] in RESERVED:
+            words = ", ".join(RESERVED)
             raise ToolError(
                 f"topic {topic!r} can not be published: a topic is words joined by dots, such as "
                 f"order.paid, and does not begin with {words}",
