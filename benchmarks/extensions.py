@@ -1,6 +1,6 @@
 """API latency and scheduler lateness beside ten broken extensions and without them, in one run.
 
-    .venv/bin/python -m benchmarks.extensions [--rounds 10] [--seconds 4] [--rate 100] [--json FILE]
+    .venv/bin/python -m benchmarks.extensions [--rounds 10] [--seconds 4] [--rate 30] [--json FILE]
 
 Two APIs on one database take turns, each stopped (SIGSTOP) while the other is measured: one
 alone, one that has found ten extensions that fail, hang, block, compute without end or leak.
@@ -43,10 +43,10 @@ from ordinaut.store import agents, migrate
 from ordinaut.store.database import Database
 
 Window: TypeAlias = tuple[datetime, datetime]
-Turn: TypeAlias = tuple[list[float], Window]  # latencies in seconds, and when
+Turn: TypeAlias = tuple[list[float], Window, float]  # latencies, when, share of a processor
 
 SETTLE = 20.0  # seconds until slow imports and runaways have met their limits
-KNOCKS = 20  # a second, at the routes of the broken extensions
+KNOCKS = 10  # a second, at the routes of the broken extensions
 DUE = 50  # occurrences a second
 MARGIN = 2.0  # seconds at the beginning of a turn that do not count
 
@@ -160,16 +160,23 @@ async def knock(port: int, key: str) -> None:
             await asyncio.sleep(1 / KNOCKS)
 
 
-async def turn(port: int, key: str, options: Any) -> tuple[list[float], Window]:
+async def turn(api: Api, key: str, options: Any) -> Turn:
     """Measure one API, and say when that was."""
-    knocking = asyncio.create_task(knock(port, key))
+    knocking = asyncio.create_task(knock(api.port, key))
     await asyncio.sleep(MARGIN)
-    began = datetime.now(UTC)
-    found = await latencies(port, key, seconds=options.seconds, rate=options.rate)
-    window = (began, datetime.now(UTC))
+    began, used = datetime.now(UTC), cpu_seconds(api.pid)
+    found = await latencies(api.port, key, seconds=options.seconds, rate=options.rate)
+    ended = datetime.now(UTC)
+    share = (cpu_seconds(api.pid) - used) / (ended - began).total_seconds()
     knocking.cancel()
     await asyncio.wait([knocking])
-    return found, window
+    return found, (began, ended), share
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the time a process has computed."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def compare(apis: dict[str, Api], key: str, options: Any) -> list[dict[str, Turn]]:
@@ -181,7 +188,7 @@ async def compare(apis: dict[str, Api], key: str, options: Any) -> list[dict[str
         for name in sorted(apis, reverse=number % 2 == 1):
             for other, api in apis.items():
                 os.kill(api.pid, signal.SIGCONT if other == name else signal.SIGSTOP)
-            found[name] = await turn(apis[name].port, key, options)
+            found[name] = await turn(apis[name], key, options)
         rounds.append(found)
     return rounds
 
@@ -252,9 +259,9 @@ def measure(folder: Path, url: str, redis: str, options: Any) -> dict[str, Any]:
 async def judged(url: str, name: str, rounds: list[dict[str, Turn]]) -> dict[str, Any]:
     """Return the figures of one side: all rounds together, and p99 of each."""
     turns = [found[name] for found in rounds]
-    late = [await lateness(url, window) for _, window in turns]
-    sides = {"latency": [times for times, _ in turns], "lateness": late}
-    return {
+    late = [await lateness(url, window) for _, window, _ in turns]
+    sides = {"latency": [times for times, *_ in turns], "lateness": late}
+    figures: dict[str, Any] = {
         what: {
             "p50": percentile(itertools.chain(*each), 50),
             "p99": percentile(itertools.chain(*each), 99),
@@ -263,6 +270,7 @@ async def judged(url: str, name: str, rounds: list[dict[str, Turn]]) -> dict[str
         }
         for what, each in sides.items()
     }
+    return {**figures, "cpu": statistics.mean(share for *_, share in turns)}
 
 
 def percentile(seconds: Iterable[float], percent: int) -> float:
@@ -289,7 +297,7 @@ def run(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=4.0, help="for each turn of a round")
-    parser.add_argument("--rate", type=float, default=100.0, help="requests a second")
+    parser.add_argument("--rate", type=float, default=30.0, help="requests a second")
     parser.add_argument("--json", type=Path, help="write the figures there too")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as name:
@@ -315,6 +323,8 @@ def run(arguments: list[str] | None = None) -> None:
             f"{title:10} p99 of each round, ratio: median {statistics.median(ratios):.2f}, "
             f"{min(ratios):.2f} to {max(ratios):.2f}"
         )
+    ours, theirs = found["alone"]["cpu"], found["broken"]["cpu"]
+    print(f"API        processor   alone {ours:.1%}   beside ten broken {theirs:.1%}")
     if options.json:
         options.json.write_text(json.dumps(found, indent=2))
 
