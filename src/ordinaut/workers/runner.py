@@ -121,15 +121,7 @@ class Worker:
             places=settings.worker_concurrency,
             grace=grace,
         )
-        self._listener = Listener(
-            self._line("listener", direct=True),
-            actions={
-                queue.WORK_CHANNEL: self._leaser.wake,
-                queue.CANCEL_CHANNEL: self._heartbeat.poke,
-            },
-            heard=self._hear,
-        )
-
+        self._listener = self._listening()
         self._settler.settled = self._leaser.freed
         self._lasting = (
             self._heartbeat,
@@ -138,6 +130,13 @@ class Worker:
             self._slots,
             self._listener,
         )
+
+    def _listening(self) -> Listener:
+        actions = {
+            queue.WORK_CHANNEL: self._leaser.wake,
+            queue.CANCEL_CHANNEL: self._heartbeat.poke,
+        }
+        return Listener(self._line("listener", direct=True), actions=actions, heard=self._hear)
 
     def _line(self, name: str, options: str = "", *, direct: bool = False) -> Line:
         settings = self._settings
