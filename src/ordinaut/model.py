@@ -123,6 +123,7 @@ class Task:
     jitter_seconds: int = 0
     max_runs: int | None = None
     timeout_seconds: float | None = None
+    retention_days: int | None = None
     event_window: Json = None  # see engine.windows
     labels: Mapping[str, str] = field(default_factory=dict)
     next_run_at: datetime | None = None

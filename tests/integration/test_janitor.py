@@ -19,9 +19,10 @@ from ordinaut.scheduler import janitor
 from ordinaut.scheduler.janitor import HOLDING, Holding
 from ordinaut.scheduler.leader import LEASE, Leadership
 from ordinaut.scheduler.metronome import Housekeeping, Metronome
-from ordinaut.store import journal, leaders, queue, schedules
+from ordinaut.store import journal, leaders, ledger, queue, schedules
 from ordinaut.store.database import Database
-from queueing import make_task, work
+from ordinaut.store.ledger import Skipped
+from queueing import NOW, ended, enqueue, lease, make_task, settle, step, work
 from ticking import START, add_task, after, enqueued, rows, state, tick_until
 
 SETTINGS = {"redis_url": "redis://127.0.0.1:1", "secret": "s" * 40}
@@ -94,6 +95,43 @@ async def test_days_beyond_the_retention_are_dropped(db: Database):
     assert not await exists(db, f"task_run_{today - timedelta(days=1):%Y%m%d}")
     assert await exists(db, f"task_run_{today + timedelta(days=1):%Y%m%d}")
     assert not await exists(db, f"event_{today - timedelta(days=1):%Y%m%d}")
+
+
+async def test_a_task_may_keep_its_runs_for_a_shorter_time(db: Database):
+    clock = TravelClock(datetime.now(UTC) + timedelta(days=8))
+    await lead(db, clock=clock)
+    brief = await make_task(db, retention_days=7)
+    longer, plain = await make_task(db, retention_days=9), await make_task(db)
+    ran = {}
+    for task in (brief, longer, plain):
+        items = [work(task) for _ in range(3)]
+        await enqueue(db, *items)
+        await settle(db, *(ended(held, steps=[step()]) for held in await lease(db)))
+        ran[task] = {item.id for item in items}
+        async with db.transaction() as tx:
+            await ledger.record(tx, [Skipped(task, NOW, "missed", "test")], now=NOW)
+    await enqueue(db, work(brief))  # it has not ended
+
+    await janitor.drop_history()
+
+    left = ran[longer] | ran[plain]
+    assert {row[0] for row in await rows(db, "SELECT id FROM task_run")} == left
+    assert {row[0] for row in await rows(db, "SELECT run_id FROM step_run")} == left
+    kept = {row[0] for row in await rows(db, "SELECT task_id FROM occurrence")}
+    assert kept == {longer, plain}
+    assert await rows(db, "SELECT task_id FROM due_work") == [(brief,)]
+
+
+async def test_the_runs_of_a_brief_task_go_in_steps(db: Database, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(janitor, "BATCH", 2)
+    await lead(db, clock=TravelClock(datetime.now(UTC) + timedelta(days=8)))
+    task = await make_task(db, retention_days=7)
+    await enqueue(db, *(work(task) for _ in range(5)))
+    await settle(db, *map(ended, await lease(db)))
+
+    await janitor.drop_history()
+
+    assert await rows(db, "SELECT id FROM task_run") == []
 
 
 async def test_events_that_were_not_relayed_are_kept_whatever_their_age(db: Database):

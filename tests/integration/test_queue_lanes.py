@@ -134,7 +134,7 @@ async def test_starts_that_count_no_more_are_swept(db: Database, task_id: UUID) 
     for at, left in ((later(59), 3), (later(61), 0)):
         async with db.transaction() as tx:
             keep = timedelta(days=90)
-            await upkeep.sweep(tx, now=at, keep_runs=keep, keep_events=keep)
+            await upkeep.sweep(tx, now=at, keep_runs=keep, keep_events=keep, keep_deliveries=keep)
         assert await rows(db, "SELECT count(*) FROM rated_start") == [(left,)]
 
 

@@ -103,6 +103,11 @@ async def drop_history() -> None:
         oldest = _midnight(now - keep_events)
         if await upkeep.is_relayed(tx, before=oldest):
             _dropped(await upkeep.drop_partitions(tx, "event", before=oldest.date()))
+    while True:
+        async with holding.transaction() as tx:
+            dropped = await upkeep.drop_brief(tx, now=now, limit=BATCH)
+        if dropped < BATCH:
+            break
     async with holding.transaction() as tx:
         await upkeep.sweep(
             tx,

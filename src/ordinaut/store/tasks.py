@@ -267,7 +267,7 @@ def _record(row: tuple[Any, ...]) -> TaskRecord:
     )  # fmt: skip
     # In the order of the columns, which is the order of the fields.
     values: tuple[Any, ...] = (
-        task_id, version, title, schedule, *row[15:19], description, status, *row[19:37]
+        task_id, version, title, schedule, *row[15:19], description, status, *row[19:38]
     )  # fmt: skip
-    last_run = None if row[38] is None else LastRun(*row[38:43])
-    return TaskRecord(Task(*values), row[37], last_run)
+    last_run = None if row[39] is None else LastRun(*row[39:44])
+    return TaskRecord(Task(*values), row[38], last_run)

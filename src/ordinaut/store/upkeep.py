@@ -82,6 +82,16 @@ async def is_relayed(tx: Tx, *, before: datetime) -> bool:
     return row is not None and bool(row[0])
 
 
+async def drop_brief(tx: Tx, *, now: datetime, limit: int) -> int:
+    """Delete up to ``limit`` runs, and verdicts, of tasks with a retention of their own.
+
+    Returns the greater of the two numbers: with ``limit`` there may be more.
+    """
+    values = {"now": now, "limit": limit}
+    runs = (await tx.execute(SQL["brief_runs"], values)).rowcount
+    return max(runs, (await tx.execute(SQL["brief_occurrences"], values)).rowcount)
+
+
 async def sweep(
     tx: Tx,
     *,

@@ -318,12 +318,12 @@ async def test_a_run_that_waits_survives_an_upgrade(empty_database_url: str, rev
     engine.dispose()
     async with Database(empty_database_url) as db:
         item = queueing.work(await queueing.make_task(db, payload={"pipeline": steps}))
-        await queueing.enqueue(db, item)
         async with db.transaction() as tx:
             await tx.execute(
-                "UPDATE due_work SET state = 'waiting', resumed = true,"
-                " run_at = '9999-01-01 UTC', wait = %s",
-                (Jsonb([{"step_id": "ask", "kind": "approval"}]),),
+                "INSERT INTO due_work (id, task_id, task_version, run_at, sort_key, priority,"
+                " state, trigger, attempt, resumed, wait)"
+                " VALUES (%s, %s, 1, '9999-01-01 UTC', 0, 5, 'waiting', 'run_now', 0, true, %s)",
+                (item.id, item.task_id, Jsonb([{"step_id": "ask", "kind": "approval"}])),
             )
             for step_id, status, uses, output in (
                 ("a", "succeeded", "core.log", {}),

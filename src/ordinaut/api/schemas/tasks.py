@@ -110,6 +110,7 @@ class TaskIn(ScheduleFields):
     concurrency_key: Name | None = None
     max_concurrency: Annotated[int, Field(ge=1, le=10_000)] = 1
     rate_limit: RateLimit | None = None
+    retention_days: Annotated[int, Field(ge=1, le=36_600)] | None = None
     catchup: Catchup = "last"
     catchup_window_seconds: Seconds = DAY
     overlap: Overlap = "allow"
@@ -268,6 +269,7 @@ class TaskOut(Answer):
     concurrency_key: str | None
     max_concurrency: int
     rate_limit: str | None
+    retention_days: int | None
     event_window: EventWindow | None
     labels: dict[str, str]
     created_by: UUID

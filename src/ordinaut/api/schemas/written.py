@@ -44,6 +44,7 @@ def task(record: TaskRecord) -> dict[str, Any]:
         "concurrency_key": own.concurrency_key,
         "max_concurrency": own.max_concurrency,
         "rate_limit": own.rate_limit,
+        "retention_days": own.retention_days,
         "event_window": own.event_window,
         "labels": own.labels,
         "created_by": own.created_by,

@@ -10,8 +10,8 @@ WITH given AS (
         backoff_strategy text, backoff_seconds double precision, concurrency_key text,
         max_concurrency integer, rate_limit text, catchup text, catchup_window_seconds integer,
         overlap text, jitter_seconds integer, max_runs integer,
-        timeout_seconds double precision, event_window jsonb, labels jsonb, created_by uuid,
-        created_at timestamptz, next_run_at timestamptz)
+        timeout_seconds double precision, retention_days integer, event_window jsonb,
+        labels jsonb, created_by uuid, created_at timestamptz, next_run_at timestamptz)
      CROSS JOIN LATERAL jsonb_to_record(item -> 'schedule') AS s (
         kind text, expr text, timezone text, anchor timestamptz, starts_at timestamptz,
         ends_at timestamptz, dst_gap text, dst_fold text, exclude text[], on_excluded text)
@@ -21,12 +21,12 @@ WITH given AS (
         ends_at, max_runs, jitter_seconds, dst_gap, dst_fold, catchup, catchup_window_seconds,
         overlap, exclude, on_excluded, priority, dedupe_key, dedupe_window_seconds, max_retries,
         backoff_strategy, backoff_seconds, timeout_seconds, concurrency_key, max_concurrency,
-        rate_limit, event_window, labels, created_by, created_at, updated_at)
+        rate_limit, retention_days, event_window, labels, created_by, created_at, updated_at)
     SELECT id, title, description, kind, expr, timezone, anchor, starts_at,
            ends_at, max_runs, jitter_seconds, dst_gap, dst_fold, catchup, catchup_window_seconds,
            overlap, exclude, on_excluded, priority, dedupe_key, dedupe_window_seconds,
            max_retries, backoff_strategy, backoff_seconds, timeout_seconds, concurrency_key,
-           max_concurrency, rate_limit, event_window, labels, created_by,
+           max_concurrency, rate_limit, retention_days, event_window, labels, created_by,
            created_at, created_at
       FROM given
 ), defined AS (
@@ -81,7 +81,7 @@ SELECT t.id, t.version, t.title, t.description, t.status,
        t.dedupe_key, t.dedupe_window_seconds, t.max_retries, t.backoff_strategy,
        t.backoff_seconds, t.concurrency_key, t.max_concurrency, t.rate_limit, t.catchup,
        t.catchup_window_seconds, t.overlap, t.jitter_seconds, t.max_runs, t.timeout_seconds,
-       t.event_window, t.labels, s.next_run_at, s.fired,
+       t.retention_days, t.event_window, t.labels, s.next_run_at, s.fired,
        r.id, r.status, r.scheduled_for, r.started_at, r.finished_at
   FROM task t
   JOIN task_definition d ON d.task_id = t.id AND d.version = t.version
@@ -148,7 +148,8 @@ WITH changed AS (
            max_retries = %(max_retries)s, backoff_strategy = %(backoff_strategy)s,
            backoff_seconds = %(backoff_seconds)s, timeout_seconds = %(timeout_seconds)s,
            concurrency_key = %(concurrency_key)s, max_concurrency = %(max_concurrency)s,
-           rate_limit = %(rate_limit)s, event_window = %(event_window)s,
+           rate_limit = %(rate_limit)s, retention_days = %(retention_days)s,
+           event_window = %(event_window)s,
            labels = %(labels)s, status = %(status)s,
            updated_at = %(now)s
      WHERE id = %(id)s

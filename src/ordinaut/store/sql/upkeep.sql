@@ -33,6 +33,32 @@ SELECT set_config('lock_timeout', '1s', true);
 -- Runs of days that had no partition.
 DELETE FROM task_run_default WHERE id < uuid7_floor(%(before)s);
 
+-- name: brief_runs
+-- Runs of tasks that keep theirs for a shorter time, with their steps and lines, some at a time.
+WITH past AS (
+    SELECT r.id
+      FROM task AS t CROSS JOIN LATERAL (
+           SELECT id FROM task_run
+            WHERE task_id = t.id
+              AND id < uuid7_floor(%(now)s - make_interval(days => t.retention_days))
+            LIMIT %(limit)s) AS r
+     WHERE t.retention_days IS NOT NULL
+     LIMIT %(limit)s
+), lines AS (
+    DELETE FROM run_log USING past WHERE run_id = past.id
+), steps AS (
+    DELETE FROM step_run USING past WHERE run_id = past.id
+)
+DELETE FROM task_run USING past WHERE task_run.id = past.id;
+
+-- name: brief_occurrences
+DELETE FROM occurrence AS o
+ WHERE ctid = ANY(ARRAY(
+       SELECT o.ctid FROM task AS t JOIN occurrence AS o ON o.task_id = t.id
+        WHERE t.retention_days IS NOT NULL
+          AND o.decided_at < %(now)s - make_interval(days => t.retention_days)
+        LIMIT %(limit)s));
+
 -- name: old_steps
 DELETE FROM step_run_default AS s
  WHERE s.run_id < uuid7_floor(%(before)s)
