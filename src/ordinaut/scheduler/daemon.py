@@ -48,7 +48,7 @@ from ordinaut.scheduler.triggers import Triggers
 from ordinaut.scheduler.waits import Waits
 from ordinaut.scheduler.webhooks import Webhooks
 from ordinaut.store import journal, pulse, queue, schedules, windows, workers
-from ordinaut.store.database import Database
+from ordinaut.store.database import SMALL, Database
 from ordinaut.store.secrets import keyring
 from ordinaut.store.workers import State
 from ordinaut.telemetry import logger
@@ -91,7 +91,11 @@ class Scheduler:
         self._settings = settings
         self._clock = clock
         self._db = Database(
-            settings.database_url, size=POOL_SIZE, pooled=settings.pooled, name="ordinaut-scheduler"
+            settings.database_url,
+            size=POOL_SIZE,
+            pooled=settings.pooled,
+            name="ordinaut-scheduler",
+            options=SMALL,
         )
         self._bus = Bus(settings.redis_url)
         self._metronome = Metronome(clock)

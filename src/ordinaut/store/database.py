@@ -18,6 +18,7 @@ from typing import Any, LiteralString, TypeAlias, cast
 
 import orjson
 from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg.types.json import set_json_dumps, set_json_loads
 from psycopg_pool import AsyncConnectionPool
@@ -26,6 +27,9 @@ from ordinaut import cancellation
 
 Tx: TypeAlias = AsyncConnection[TupleRow]
 
+# For sessions that look at little, and often: to start parallel workers or a compiler for one
+# statement costs them more than the statement.
+SMALL = "-c jit=off -c max_parallel_workers_per_gather=0"
 PREPARE_AFTER = 3  # executions; the hot statements are few and repeat for ever
 CONNECT_TIMEOUT = 10  # seconds
 
@@ -90,6 +94,11 @@ async def _check(connection: AsyncConnection[Any]) -> None:
         await AsyncConnectionPool.check_connection(connection)
 
 
+def _with_options(url: str, options: str) -> str:
+    """Return ``options`` behind those that an address has already."""
+    return f"{conninfo_to_dict(url).get('options') or ''} {options}".strip()
+
+
 class Database:
     """A pool of connections to PostgreSQL.
 
@@ -106,9 +115,12 @@ class Database:
         pooled: bool = False,
         name: str = "ordinaut",
         patience: float = 30.0,
+        options: str = "",
     ) -> None:
+        """``options`` are settings of the sessions, as for :func:`connect`."""
         self.url = url
         self.pooled = pooled
+        given = {} if pooled or not options else {"options": _with_options(url, options)}
         self._pool: AsyncConnectionPool[Tx] = AsyncConnectionPool(
             url,
             min_size=1,
@@ -122,6 +134,7 @@ class Database:
                 "application_name": name,
                 "connect_timeout": CONNECT_TIMEOUT,
                 "prepare_threshold": None if pooled else PREPARE_AFTER,
+                **given,
             },
         )
 
