@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -112,3 +117,23 @@ async def finish_runs(db: Database) -> None:
     """End all runs, as workers would."""
     async with db.connection() as tx:
         await tx.execute("DELETE FROM due_work")
+
+
+@contextmanager
+def scheduler(database_url: str, redis_url: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A real scheduler process, killed at the end if it still runs."""
+    env = {
+        "PATH": os.environ["PATH"],
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis_url,
+        "ORDINAUT_SECRET": "s" * 40,
+    }
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ordinaut", "scheduler"], env=env, stderr=out
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()

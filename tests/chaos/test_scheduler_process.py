@@ -7,12 +7,8 @@ to start than the seconds after which its absence counts as a downtime.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -24,31 +20,11 @@ from ordinaut.devserver.postgres import EmbeddedPostgres
 from ordinaut.scheduler import janitor
 from ordinaut.store import migrate
 from ordinaut.store.database import Database
-from ticking import add_task, enqueued, rows
+from ticking import add_task, enqueued, rows, scheduler
 
 pytestmark = pytest.mark.chaos
 
 PATIENCE = 20.0  # seconds
-
-
-@contextmanager
-def scheduler(database_url: str, redis_url: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A real scheduler process, killed at the end if it still runs."""
-    env = {
-        "PATH": os.environ["PATH"],
-        "DATABASE_URL": database_url,
-        "REDIS_URL": redis_url,
-        "ORDINAUT_SECRET": "s" * 40,
-    }
-    with log.open("ab") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ordinaut", "scheduler"], env=env, stderr=out
-        )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 async def until(check: Callable[[], bool], *, within: float = PATIENCE) -> None:

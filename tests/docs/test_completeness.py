@@ -27,6 +27,7 @@ from ordinaut.errors import InvalidInput, OrdinautError
 from ordinaut.model import Schedule
 from ordinaut.plugins.host import ExtensionHost
 from ordinaut.plugins.loader import discover
+from ordinaut.store.topics import catalogue as catalogue_of_topics
 from pages import code, headings, links, pages, prose, rows
 
 ROOT = Path(__file__).parent.parent.parent
@@ -294,7 +295,7 @@ def test_every_kind_of_schedule_is_explained() -> None:
 
 # --- Topics ---------------------------------------------------------------------------------
 
-TOPIC = r"'((?:task|run|step)\.[a-z]+)'"
+TOPIC = r"'((?:task|run|step|worker)\.[a-z]+)'"
 
 
 def stated_topics() -> set[str]:
@@ -316,7 +317,14 @@ def stated_topics() -> set[str]:
 
 def test_every_topic_is_in_the_catalogue() -> None:
     shown = {code(cells[0])[0] for cells in rows(DOCS / "guides/events.md", under="topics")[1:]}
-    assert shown == stated_topics()
+    assert shown - {"ext.<id>.*"} == stated_topics()
+
+
+def test_every_topic_has_a_schema_and_says_when_it_is_spoken_of() -> None:
+    known = catalogue_of_topics()
+    assert known.keys() - {"ext.<id>.*"} == stated_topics()
+    shown = {code(c[0])[0]: c[1] for c in rows(DOCS / "guides/events.md", under="topics")[1:]}
+    assert {topic: one.when for topic, one in known.items()} == shown
 
 
 # --- Mistakes -------------------------------------------------------------------------------

@@ -122,7 +122,9 @@ async def test_thousands_of_runs_each_end_once(
     async with worker(database_url, bench.registry), worker(database_url, bench.registry):
         await until_ended(db, 3000)
     assert len(bench.calls) == 3000
-    counts = await rows(db, "SELECT topic, count(*) FROM fact GROUP BY 1 ORDER BY 1")
+    counts = await rows(
+        db, "SELECT topic, count(*) FROM fact WHERE task_id IS NOT NULL GROUP BY 1 ORDER BY 1"
+    )
     assert counts == [
         ("run.queued", 3000), ("run.started", 3000), ("run.succeeded", 3000),
         ("step.succeeded", 3000),
@@ -444,7 +446,9 @@ async def test_a_cut_connection_is_opened_again(
                 "AND pid <> pg_backend_pid()",
             )
             await until_ended(db, count * 200)
-    counts = await rows(db, "SELECT topic, count(*) FROM fact GROUP BY 1 ORDER BY 1")
+    counts = await rows(
+        db, "SELECT topic, count(*) FROM fact WHERE task_id IS NOT NULL GROUP BY 1 ORDER BY 1"
+    )
     assert counts == [
         ("run.queued", 1000), ("run.started", 1000), ("run.succeeded", 1000),
         ("step.succeeded", 2000),

@@ -14,8 +14,16 @@ from ordinaut.api.dependencies import EventsPublish, EventsRead
 from ordinaut.api.paging import cursor_seq, paged
 from ordinaut.api.routing import router
 from ordinaut.api.schemas.base import Page
-from ordinaut.api.schemas.events import EventIn, EventOut, EventQuery, StreamQuery, TopicOut
+from ordinaut.api.schemas.events import (
+    CatalogueEntry,
+    EventIn,
+    EventOut,
+    EventQuery,
+    StreamQuery,
+    TopicOut,
+)
 from ordinaut.store import audit, events, journal
+from ordinaut.store import topics as store
 from ordinaut.store.events import Filter, Published
 
 routes = router("/events", "events")
@@ -53,6 +61,12 @@ async def topics(work: EventsRead) -> Page[TopicOut]:
     async with work.connection() as tx:
         found = await events.topics(tx, since=work.now - TOPICS_OVER, owner=work.owner)
     return Page(items=[TopicOut(topic=t, count=n, last_at=at) for t, n, at in found])
+
+
+@routes.get("/catalogue", response_model=Page[CatalogueEntry])
+async def catalogue(work: EventsRead) -> Response:
+    """Return every topic that the product itself speaks of, with the schema of its payload."""
+    return answers.page(list(store.catalogue().values()))
 
 
 @routes.get("/stream", response_class=EventSourceResponse)

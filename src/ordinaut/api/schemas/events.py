@@ -65,6 +65,14 @@ class StreamQuery(Query):
     run_id: UUID | None = None
 
 
+class CatalogueEntry(Answer):
+    """A topic of the product itself, and the JSON Schema of its payload."""
+
+    topic: str
+    when: str
+    json_schema: Json = Field(alias="schema", serialization_alias="schema")
+
+
 class TopicOut(Answer):
     """A topic, how many events it had within a week, and when the last."""
 

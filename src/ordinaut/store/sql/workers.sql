@@ -1,7 +1,22 @@
 -- name: report
--- A sign of life; the answer is the time here, which the worker's clock follows.
-INSERT INTO worker (id, kind, host, pid, version, state, details)
-VALUES (%(id)s, %(kind)s, %(host)s, %(pid)s, %(version)s, %(state)s, %(details)s::jsonb)
-ON CONFLICT (id) DO UPDATE
-   SET state = excluded.state, details = excluded.details, heartbeat_at = now()
-RETURNING clock_timestamp();
+-- A sign of life, and an event when the state is a new one; the answer is the time here, which
+-- the worker's clock follows.
+WITH before AS (
+    SELECT state FROM worker WHERE id = %(id)s
+), said AS (
+    INSERT INTO worker (id, kind, host, pid, version, state, details)
+    VALUES (%(id)s, %(kind)s, %(host)s, %(pid)s, %(version)s, %(state)s, %(details)s::jsonb)
+    ON CONFLICT (id) DO UPDATE
+       SET state = excluded.state, details = excluded.details, heartbeat_at = now()
+    RETURNING *
+), told AS (
+    INSERT INTO event (topic, data)
+    SELECT CASE state WHEN 'running' THEN 'worker.started'
+                      WHEN 'draining' THEN 'worker.draining'
+                      ELSE 'worker.stopped' END,
+           jsonb_build_object('id', id, 'kind', kind, 'host', host, 'pid', pid,
+                              'version', version)
+      FROM said
+     WHERE state IS DISTINCT FROM (SELECT state FROM before)
+)
+SELECT clock_timestamp() FROM said;
