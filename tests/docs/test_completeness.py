@@ -295,7 +295,7 @@ def test_every_kind_of_schedule_is_explained() -> None:
 
 # --- Topics ---------------------------------------------------------------------------------
 
-TOPIC = r"'((?:task|run|step|worker)\.[a-z]+)'"
+TOPIC = r"'((?:task|run|step|worker|webhook)\.[a-z]+)'"
 
 
 def stated_topics() -> set[str]:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import jsonschema_rs
 import pytest
 
 from calling import client_to, create, make_agent, settings_of, started
 from ordinaut.clock import TravelClock
 from ordinaut.errors import ToolError
-from ordinaut.store import calendars, probes, queue
+from ordinaut.store import calendars, probes, queue, topics
 from ordinaut.store.database import Database
 from ordinaut.workers.prober import Prober
 from probing import (
@@ -248,6 +249,10 @@ async def test_a_failing_probe_is_said_once_and_polled_on(
     assert (after.failures, after.failing_since, after.error) == (0, None, None)
     assert await fired(db, task_id) == [10]
     assert await told(db, task_id) == ["task.probe_failed", "task.probe_recovered", "run.queued"]
+    for topic, data in await rows(
+        db, "SELECT topic, data FROM fact WHERE topic LIKE 'task.probe%%'"
+    ):
+        assert jsonschema_rs.is_valid(topics.catalogue()[topic].schema, data)
 
 
 async def test_a_failure_between_two_true_results_is_no_edge(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import jsonschema_rs
 import pytest
 
 from ordinaut.engine.webhooks import SCHEDULE
@@ -19,7 +20,7 @@ from ordinaut.model import Event, Json, uuid7
 from ordinaut.scheduler import webhooks as reading
 from ordinaut.scheduler.sender import LEASE, PATIENCE, ROOM, SHARE, Sender
 from ordinaut.scheduler.webhooks import Webhooks
-from ordinaut.store import deliveries, journal, webhooks
+from ordinaut.store import deliveries, journal, topics, webhooks
 from ordinaut.store.database import Database
 from ordinaut.store.secrets import Keyring
 from queueing import make_task, rows
@@ -322,6 +323,8 @@ async def test_an_address_that_is_gone_ends_the_webhook(db: Database, receiver: 
             {"webhook_id": str(webhook_id), "agent_id": str(owner), "reason": reason},
         )
     ]
+    schema = topics.catalogue()["webhook.disabled"].schema
+    assert jsonschema_rs.is_valid(schema, events[0][1], validate_formats=True)
     assert await rows(db, "SELECT actor, action FROM audit_log") == [("system", "webhook.disable")]
 
 
