@@ -1,7 +1,8 @@
 """Consumers of other queues, each started as a process of its own by ``benchmarks.queue``.
 
-    python -m benchmarks.peers {pgqueuer|procrastinate} {install|fill|drain|listen} URL [NUMBER]
+    python -m benchmarks.peers {pgqueuer|procrastinate|celery} VERB URL [NUMBER]
 
+``enqueue`` queues jobs one by one and ``fill`` many at a time; both print how many a second.
 ``drain`` prints when its first job began and when it was done; ``listen`` prints how late each
 job began until its standard input is closed. All jobs do nothing.
 """
@@ -10,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
 import sys
 import time
 from datetime import timedelta
@@ -45,10 +48,17 @@ class PgQueuerPeer:
     async def install(self, _: int) -> None:
         await (await self.queries()).install()
 
+    async def enqueue(self, count: int) -> None:
+        queries, begin = await self.queries(), time.time()
+        for _ in range(count):
+            await queries.enqueue("noop", None, 0)
+        report(per_second=count / (time.time() - begin))
+
     async def fill(self, count: int) -> None:
-        queries = await self.queries()
+        queries, begin = await self.queries(), time.time()
         for _ in range(count // ENQUEUE):
             await queries.enqueue(["noop"] * ENQUEUE, [None] * ENQUEUE, [0] * ENQUEUE)
+        report(per_second=count / (time.time() - begin))
 
     async def drain(self, batch: int) -> None:
         import asyncpg
@@ -126,7 +136,47 @@ class ProcrastinatePeer:
         report(first=self.first[0] if self.first else None, last=time.time())
 
 
-PEERS = {"pgqueuer": PgQueuerPeer, "procrastinate": ProcrastinatePeer}
+class CeleryPeer:
+    """Celery on Redis, a prefork worker as it is delivered: one process for each processor."""
+
+    def __init__(self, url: str) -> None:
+        os.environ["CELERY_URL"] = url
+        from benchmarks import celeryapp
+
+        self.app, self.noop = celeryapp.app, celeryapp.noop
+
+    async def install(self, _: int) -> None:
+        self.app.connection().ensure_connection(max_retries=3)
+
+    async def fill(self, count: int) -> None:
+        begin = time.time()
+        with self.app.producer_pool.acquire() as producer:
+            for _ in range(count):
+                self.noop.apply_async(producer=producer)
+        report(per_second=count / (time.time() - begin))
+
+    async def drain(self, _: int) -> None:
+        await asyncio.to_thread(self._drain)
+
+    def _drain(self) -> None:
+        client = self.app.connection().default_channel.client
+        queued = client.llen("celery")
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "celery", "-A", "benchmarks.celeryapp", "worker"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while client.llen("celery") == queued:
+            time.sleep(0.002)
+        first = time.time()
+        while client.llen("celery") or client.hlen("unacked"):
+            time.sleep(0.002)
+        report(first=first, last=time.time())
+        worker.terminate()
+        worker.wait()
+
+
+PEERS = {"pgqueuer": PgQueuerPeer, "procrastinate": ProcrastinatePeer, "celery": CeleryPeer}
 
 
 def main() -> None:

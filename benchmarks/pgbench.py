@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 
 from ordinaut.devserver.binaries import find_install
-from ordinaut.model import Lease, StepRecord, uuid7
+from ordinaut.model import NOBODY, Lease, StepRecord, uuid7
 from ordinaut.store.queue import SQL
 from ordinaut.store.results import array, encode_facts, encode_steps
 from ordinaut.workers.line import ROW_BY_ROW
@@ -33,7 +33,7 @@ HEADS = "SELECT array_agg(leased.id) AS ids, array_agg(leased.lease_token) AS to
 
 def script() -> str:
     """Return the rounds of one client: lease a batch, settle what was leased."""
-    lease = _bound("lease").replace("SELECT other.keyed, leased.*", HEADS)
+    lease = _bound("lease").replace("SELECT other.*, leased.*", HEADS)
     assert HEADS in lease
     return f"{lease.rstrip(';')}\n\\gset\n{_bound('settle')}\n"
 
@@ -52,6 +52,7 @@ def parameters(batch: int) -> Iterator[tuple[str, str]]:
     step = StepRecord("step_1", "succeeded", 1, now, later, "core.transform", None, 1)
     yield "worker_id", str(work)
     yield "limit", str(batch)
+    yield "turn", str(NOBODY)
     yield "lease_for", "30 s"
     values = {
         "announce": True,
