@@ -144,7 +144,8 @@ async def test_renewing_finds_each_row_by_its_id(
         options,
         lambda tx: queue.renew(tx, leases, worker_id=WORKER, lease_for=LEASE),
     )
-    assert reads(plan) == {("Index Scan", "due_work_pkey")}
+    assert reads(plan) == {("Index Scan", "due_work_pkey"), ("Tid Scan", "")}
+    assert rows_read(plan) <= 3 * HELD  # to lock, to write, to tell
 
 
 async def test_expired_leases_are_found_by_their_time(full: Database, database_url: str) -> None:

@@ -200,3 +200,21 @@ async def test_a_cancel_and_a_settlement_end_a_run_once(db: Database) -> None:
     )
     assert (ends, runs) == (200, 200)
     assert await rows(db, "SELECT count(*) FROM task_run") == [(200,)]
+
+
+async def test_a_renewal_does_not_wait_for_a_settlement(db: Database) -> None:
+    """They would lock the same rows in different orders and wait for each other."""
+    task_id = await make_task(db)
+    await enqueue(db, work(task_id), work(task_id))
+    me = UUID(int=1)
+    async with db.connection() as tx:
+        leases = (await queue.lease(tx, worker_id=me, limit=2, lease_for=LEASE)).leases
+    over, running = leases
+    longer = timedelta(hours=1)
+    async with db.transaction() as settling, asyncio.timeout(20):
+        assert await queue.settle(settling, [ended(over)], worker_id=me) == set()
+        async with db.connection() as tx:
+            renewed = await queue.renew(tx, leases, worker_id=me, lease_for=longer)
+    assert renewed == {over.id: False, running.id: False}
+    left = await rows(db, "SELECT id FROM due_work WHERE locked_until > now() + interval '30 min'")
+    assert left == [(running.id,)]

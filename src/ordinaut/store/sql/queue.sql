@@ -196,12 +196,24 @@ SELECT true,
   FROM leased;
 
 -- name: renew
--- Extend the leases that are still this worker's, and tell which runs shall stop.
-UPDATE due_work AS w
-   SET locked_until = coalesce(%(now)s, now()) + %(lease_for)s
-  FROM unnest(%(ids)s::uuid[], %(tokens)s::integer[]) AS held (id, token)
- WHERE w.id = held.id AND w.lease_token = held.token AND w.locked_by = %(worker_id)s
-RETURNING w.id, w.cancel_requested;
+-- Extend the leases that are still this worker's, and tell which runs shall stop. What is locked
+-- is being settled or canceled: it is told of and left alone, for the settlement of many runs and
+-- this would wait for each other.
+WITH held AS MATERIALIZED (
+    SELECT id, token FROM unnest(%(ids)s::uuid[], %(tokens)s::integer[]) AS given (id, token)
+), free AS MATERIALIZED (
+    SELECT w.ctid AS place
+      FROM held JOIN due_work AS w ON w.id = held.id
+     WHERE w.lease_token = held.token AND w.locked_by = %(worker_id)s
+       FOR UPDATE OF w SKIP LOCKED
+), renewed AS (
+    UPDATE due_work
+       SET locked_until = coalesce(%(now)s, now()) + %(lease_for)s
+     WHERE ctid = ANY(ARRAY(SELECT place FROM free))
+)
+SELECT w.id, w.cancel_requested
+  FROM held JOIN due_work AS w ON w.id = held.id
+ WHERE w.lease_token = held.token AND w.locked_by = %(worker_id)s;
 
 -- name: reclaim
 -- Find what this worker holds without knowing it: the answer to its lease was lost.
