@@ -51,6 +51,7 @@ def parameters(batch: int) -> Iterator[tuple[str, str]]:
     later = now + timedelta(milliseconds=1)
     step = StepRecord("step_1", "succeeded", 1, now, later, "core.transform", None, 1)
     yield "worker_id", str(work)
+    yield "turn", str(NOBODY)
     yield "limit", str(batch)
     yield "turn", str(NOBODY)
     yield "lease_for", "30 s"
