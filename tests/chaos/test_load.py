@@ -45,19 +45,18 @@ class Feed:
 
     @asynccontextmanager
     async def flowing(self) -> AsyncIterator[None]:
-        flow = asyncio.create_task(self._flow())
-        try:
-            yield
-        finally:
-            flow.cancel()
-            with suppress(asyncio.CancelledError):
-                await flow
+        stop = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._flow(stop))
+            try:
+                yield
+            finally:
+                stop.set()  # the batch that is on its way arrives
 
-    async def _flow(self) -> None:
+    async def _flow(self, stop: asyncio.Event) -> None:
         due = asyncio.get_running_loop().time()
-        while True:
-            # What is interrupted is finished: we must know what is queued.
-            await asyncio.shield(asyncio.create_task(self._put(int(self.rate * EVERY))))
+        while not stop.is_set():
+            await self._put(int(self.rate * EVERY))
             due = max(due + EVERY, asyncio.get_running_loop().time() - 1)
             await asyncio.sleep(due - asyncio.get_running_loop().time())
 
