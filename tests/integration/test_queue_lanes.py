@@ -268,4 +268,4 @@ async def test_more_agents_than_runs_to_take_are_served_in_turns(
 
 async def test_runs_queued_before_they_had_an_owner_are_served(db: Database, task_id: UUID) -> None:
     await enqueue(db, work(task_id), *of(ALICE, task_id, 5))
-    assert len(await lease(db, limit=2)) == 2
+    assert len(await lease(db, limit=9)) == 6

@@ -62,7 +62,7 @@ class Leased:
     """What was taken.
 
     ``keyed`` tells whether work with a concurrency key is or was waiting; ``more`` that there
-    may be other work; ``turn`` is the agent, or the one after it, that is served first next time.
+    may be other work; ``turn`` is the least id of an agent that is served first next time.
     """
 
     leases: list[Lease]
@@ -366,7 +366,8 @@ def _leased(rows: list[tuple[Any, ...]], *, limit: int, turn: UUID) -> Leased:
     leases = [Lease._make(row[4:]) for row in rows]
     if len(leases) < limit:
         return Leased(leases, keyed, more=several or turn != NOBODY)
-    return Leased(leases, keyed, more=True, turn=max(row[3] for row in rows) if several else NOBODY)
+    after = UUID(int=max(row[3] for row in rows).int + 1) if several else NOBODY
+    return Leased(leases, keyed, more=True, turn=after)
 
 
 def _fence(leases: Sequence[Lease]) -> dict[str, Any]:

@@ -67,7 +67,7 @@ SELECT CASE WHEN EXISTS (SELECT FROM due_work
 WITH RECURSIVE agent AS (
     (SELECT created_by, 1 AS place
        FROM ((SELECT created_by FROM due_work
-               WHERE state = 'ready' AND concurrency_key IS NULL AND created_by > %(turn)s
+               WHERE state = 'ready' AND concurrency_key IS NULL AND created_by >= %(turn)s
                ORDER BY created_by, sort_key, id LIMIT 1)
              UNION ALL
              (SELECT created_by FROM due_work
@@ -108,11 +108,12 @@ SELECT other.*, leased.*
 -- name: lease_keyed
 -- Take the most urgent work as lease does, and of a concurrency key at most what is free of it.
 -- The caller holds the gate, and this statement's snapshot is younger than the gate: nobody else
--- counts now.
+-- counts now. Of each key only so many rows are read that the keys together are more than
+-- enough; what may come behind a row that was not read waits for the next time.
 WITH RECURSIVE agent AS (
     (SELECT created_by, 1 AS place
        FROM ((SELECT created_by FROM due_work
-               WHERE state = 'ready' AND concurrency_key IS NULL AND created_by > %(turn)s
+               WHERE state = 'ready' AND concurrency_key IS NULL AND created_by >= %(turn)s
                ORDER BY created_by, sort_key, id LIMIT 1)
              UNION ALL
              (SELECT created_by FROM due_work
@@ -143,8 +144,8 @@ WITH RECURSIVE agent AS (
       FROM due_work
      WHERE state = 'leased' AND concurrency_key IS NOT NULL
      GROUP BY concurrency_key
-), admitted AS MATERIALIZED (
-    SELECT first.*
+), first AS MATERIALIZED (
+    SELECT one.*, one.nth = bound.rows AND bound.rows < allowed.runs AS is_last
       FROM head LEFT JOIN busy USING (key)
       LEFT JOIN LATERAL (
            SELECT count(*) AS runs
@@ -152,13 +153,17 @@ WITH RECURSIVE agent AS (
             WHERE head.rate_runs IS NOT NULL AND concurrency_key = head.key
               AND until > coalesce(%(now)s, now())) AS started ON true
      CROSS JOIN LATERAL (
-           SELECT ctid AS place, created_by, sort_key, id
+           SELECT greatest(0, least(%(limit)s, head.max_concurrency - coalesce(busy.runs, 0),
+                                    head.rate_runs - started.runs)) AS runs) AS allowed
+     CROSS JOIN (SELECT greatest(4, 2 * %(limit)s / count(*)) AS rows FROM head) AS bound
+     CROSS JOIN LATERAL (
+           SELECT ctid AS place, created_by, sort_key, id,
+                  row_number() OVER (ORDER BY sort_key, id) AS nth
              FROM due_work
             WHERE state = 'ready' AND concurrency_key = head.key
-            ORDER BY sort_key, id
-            LIMIT greatest(0, least(%(limit)s, head.max_concurrency - coalesce(busy.runs, 0),
-                                    head.rate_runs - started.runs))
-              FOR UPDATE SKIP LOCKED) AS first
+            ORDER BY sort_key, id LIMIT least(allowed.runs, bound.rows)) AS one
+), known AS (
+    SELECT created_by, min(sort_key) AS until FROM first WHERE is_last GROUP BY created_by
 ), free AS MATERIALIZED (
     SELECT share.*
       FROM agent CROSS JOIN LATERAL (
@@ -170,9 +175,16 @@ WITH RECURSIVE agent AS (
               FOR UPDATE SKIP LOCKED) AS share
      LIMIT %(limit)s
 ), candidate AS (
-    SELECT place, created_by, sort_key,
+    SELECT place, created_by,
            row_number() OVER (PARTITION BY created_by ORDER BY sort_key, id) AS rank
-      FROM (SELECT * FROM admitted UNION ALL SELECT * FROM free) AS found
+      FROM (SELECT place, created_by, sort_key, id
+              FROM first LEFT JOIN known USING (created_by)
+             WHERE sort_key <= coalesce(known.until, sort_key)
+             UNION ALL
+            SELECT place, created_by, sort_key, id FROM free) AS found
+), chosen AS (
+    SELECT place FROM candidate
+     ORDER BY rank, created_by < %(turn)s, created_by LIMIT %(limit)s
 ), leased AS (
     UPDATE due_work
        SET state = 'leased', locked_by = %(worker_id)s,
@@ -180,8 +192,9 @@ WITH RECURSIVE agent AS (
            lease_token = lease_token + 1, attempt = attempt + 1,
            started_at = CASE WHEN crashes = 0 THEN coalesce(%(now)s, now()) END
      WHERE ctid = ANY(ARRAY(
-           SELECT place FROM candidate
-            ORDER BY rank, created_by <= %(turn)s, created_by LIMIT %(limit)s))
+           SELECT ctid FROM due_work
+            WHERE ctid = ANY(ARRAY(SELECT place FROM chosen)) AND state = 'ready'
+              FOR UPDATE SKIP LOCKED))
     RETURNING *
 ), counted AS (
     INSERT INTO rated_start (concurrency_key, until)
@@ -189,8 +202,9 @@ WITH RECURSIVE agent AS (
       FROM leased WHERE rate_seconds IS NOT NULL
 )
 SELECT true,
-       (SELECT count(*) > 1 FROM (SELECT created_by FROM agent
-                                  UNION SELECT created_by FROM candidate) AS owner),
+       EXISTS (SELECT FROM known)
+       OR (SELECT count(*) > 1 FROM (SELECT created_by FROM agent
+                                     UNION SELECT created_by FROM candidate) AS owner),
        sort_key, created_by, id, lease_token, task_id, task_version, attempt, run_at, scheduled_for, trigger, payload,
        resumed, crashes
   FROM leased;
