@@ -78,13 +78,15 @@ class QueueMachine(RuleBasedStateMachine):
 
     @initialize()
     def connect(self) -> None:
-        async def prepare() -> tuple[Tx, UUID]:
+        async def prepare() -> tuple[Tx, UUID, UUID]:
             tx = await database.connect(self.url)
             await tx.execute("TRUNCATE due_work, task_run, step_run, event")
             async with Database(self.url, size=2) as db:
-                return tx, await make_task(db)
+                task_id = await make_task(db)
+            [(owner,)] = await rows(tx, "SELECT created_by FROM task WHERE id = %s", task_id)
+            return tx, task_id, owner
 
-        self.tx, self.task_id = self.runner.run(prepare())
+        self.tx, self.task_id, self.owner = self.runner.run(prepare())
 
     def teardown(self) -> None:
         if hasattr(self, "tx"):
@@ -114,7 +116,12 @@ class QueueMachine(RuleBasedStateMachine):
     def enqueue(self, delay: int, priority: int, key: str | None) -> None:
         at = self.now + timedelta(seconds=delay)
         item = work(
-            self.task_id, run_at=at, priority=priority, concurrency_key=key, max_concurrency=2
+            self.task_id,
+            run_at=at,
+            priority=priority,
+            created_by=self.owner,
+            concurrency_key=key,
+            max_concurrency=2,
         )
         assert self.do(queue.enqueue, [item], now=self.now) == [item.id]
         self.runs[item.id] = Run(

@@ -27,6 +27,8 @@ from ordinaut.workers.line import Line, pause
 from ordinaut.workers.plans import Plans
 
 AHEAD = 0.04  # seconds of work, at the present rate, that are leased before a slot is free
+LEASES_AHEAD = 5  # or as much as is done while so many leases take, when they take long
+MOST_AHEAD = 0.25  # seconds
 MAX_AHEAD = 1_000  # runs
 LOOK = 1.0  # seconds between looks at an empty queue
 LOOK_UNHEARD = 0.25  # the same while nobody listens for notifications
@@ -59,6 +61,7 @@ class Leaser:
         self._turn = NOBODY
         self._doubt = False
         self._rate = 0.0
+        self._took = 0.0
         self._seen = (0, time.monotonic())
         self.listening = False
         self.leases: list[Lease] = []
@@ -103,6 +106,7 @@ class Leaser:
         tx = await self._line.open()
         if self._doubt:
             await self._clear_up(tx)
+        began = time.monotonic()
         found = await queue.lease(
             tx,
             worker_id=self._worker_id,
@@ -111,6 +115,7 @@ class Leaser:
             keyed=self._keyed,
             turn=self._turn,
         )
+        self._took += (time.monotonic() - began - self._took) / 4
         self._keyed = found.keyed
         self._turn = found.turn
         self.leases = found.leases
@@ -155,7 +160,8 @@ class Leaser:
             # Up at once and down slowly: a pause between two bursts is no reason to start over.
             self._rate = max(rate, self._rate * 0.7)
             self._seen = (self._buffer.taken, now)
-        return min(MAX_AHEAD, int(self._rate * AHEAD))
+        seconds = min(max(AHEAD, LEASES_AHEAD * self._took), MOST_AHEAD)
+        return min(MAX_AHEAD, int(self._rate * seconds))
 
     async def _sleep(self) -> None:
         longest = LOOK if self.listening else LOOK_UNHEARD
