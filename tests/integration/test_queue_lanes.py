@@ -12,9 +12,10 @@ import pytest
 
 from ordinaut.engine.lanes import lane, parse_rate
 from ordinaut.errors import InvalidInput
-from ordinaut.model import NO_LANE, Lane, Lease, NewWork, Rate
+from ordinaut.model import NO_LANE, NOBODY, Lane, Lease, NewWork, Rate
 from ordinaut.store import queue, upkeep
 from ordinaut.store.database import Database
+from ordinaut.store.queue import START, Turn
 from queueing import (
     LEASE,
     NOW,
@@ -193,12 +194,13 @@ async def test_a_flood_of_one_agent_does_not_delay_another(db: Database, task_id
 async def test_an_agent_that_is_alone_gets_everything(db: Database, task_id: UUID) -> None:
     await enqueue(db, *of(BOB, task_id, 20))
     async with db.connection() as tx:
-        for turn in (UUID(int=0), ALICE, BOB, CAROL):
+        for agent in (NOBODY, ALICE, BOB, CAROL):
+            turn = Turn(agent)
             found = await queue.lease(
                 tx, worker_id=WORKER, limit=5, lease_for=LEASE, turn=turn, now=NOW
             )
             assert len(found.leases) == 5
-            assert found.turn == UUID(int=0)
+            assert found.turn == START
 
 
 @pytest.mark.parametrize("keyed", [False, True])
@@ -215,7 +217,7 @@ async def test_one_run_at_a_time_goes_round_the_agents(
         owners |= {item.id: BOB for item in items}
         await enqueue(db, *items)
     served: list[UUID] = []
-    turn = UUID(int=0)
+    turn = START
     async with db.connection() as tx:
         for _ in range(12):
             found = await queue.lease(
@@ -243,8 +245,10 @@ async def test_who_begins_in_the_middle_looks_at_the_beginning_as_well(
 ) -> None:
     await enqueue(db, *of(ALICE, task_id, 5), *of(CAROL, task_id, 1))
     async with db.connection() as tx:
-        found = await queue.lease(tx, worker_id=WORKER, limit=5, lease_for=LEASE, turn=BOB, now=NOW)
-        assert (len(found.leases), found.more, found.turn) == (1, True, UUID(int=0))
+        found = await queue.lease(
+            tx, worker_id=WORKER, limit=5, lease_for=LEASE, turn=Turn(BOB), now=NOW
+        )
+        assert (len(found.leases), found.more, found.turn) == (1, True, START)
 
 
 async def test_more_agents_than_runs_to_take_are_served_in_turns(
@@ -255,7 +259,7 @@ async def test_more_agents_than_runs_to_take_are_served_in_turns(
     owners = {item.id: item.created_by for item in items}
     await enqueue(db, *items)
     served: list[UUID] = []
-    turn = UUID(int=0)
+    turn = START
     async with db.connection() as tx:
         while len(served) < 30:
             found = await queue.lease(
@@ -269,3 +273,49 @@ async def test_more_agents_than_runs_to_take_are_served_in_turns(
 async def test_runs_queued_before_they_had_an_owner_are_served(db: Database, task_id: UUID) -> None:
     await enqueue(db, work(task_id), *of(ALICE, task_id, 5))
     assert len(await lease(db, limit=9)) == 6
+
+
+# --- Many keys ------------------------------------------------------------------------------
+
+
+async def test_the_order_is_exact_although_little_of_each_key_is_read(
+    db: Database, task_id: UUID
+) -> None:
+    urgent = [work(task_id, priority=9, lane=Lane("a", 100)) for _ in range(40)]
+    others = [work(task_id, priority=n % 8 + 1, lane=Lane(f"b{n}", 100)) for n in range(60)]
+    await enqueue(db, *others, *urgent)
+    taken: list[UUID] = []
+    while found := await lease(db, limit=20):
+        taken += ids(found)
+    assert taken[:40] == ids(urgent)
+    priority = {item.id: item.priority for item in others}
+    rest = [priority[run] for run in taken[40:]]
+    assert rest == sorted(rest, reverse=True)
+
+
+async def test_more_keys_than_are_read_at_a_time_are_served_in_turns(
+    db: Database, task_id: UUID
+) -> None:
+    items = [work(task_id, lane=Lane(f"key {n % 600}", 1)) for n in range(1200)]
+    await enqueue(db, *items)
+    key_of = {item.id: item.lane.concurrency_key for item in items}
+    served: list[str | None] = []
+    found = queue.Leased([], keyed=True, more=True)
+    async with db.connection() as tx:
+        while found.more:
+            found = await queue.lease(
+                tx, worker_id=WORKER, limit=100, lease_for=LEASE, turn=found.turn, now=NOW
+            )
+            served += [key_of[held.id] for held in found.leases]
+        assert Counter(served) == dict.fromkeys((f"key {n}" for n in range(600)), 1)
+
+        # All are full now: whoever looks finds nothing, and comes to an end.
+        looks = 0
+        found = queue.Leased([], keyed=True, more=True)
+        while found.more:
+            found = await queue.lease(
+                tx, worker_id=WORKER, limit=100, lease_for=LEASE, turn=found.turn, now=NOW
+            )
+            assert found.leases == []
+            looks += 1
+        assert looks <= 4

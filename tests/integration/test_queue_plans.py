@@ -38,6 +38,16 @@ async def full(db: Database, request: pytest.FixtureRequest) -> Database:
     return db
 
 
+LEASING = {
+    "worker_id": WORKER,
+    "limit": 100,
+    "lease_for": LEASE,
+    "turn": NOBODY,
+    "key": "",
+    "now": None,
+}
+
+
 class Explain:
     """Stands in for a connection and explains what it is asked to execute."""
 
@@ -98,7 +108,7 @@ async def test_leasing_reads_the_ready_index_and_no_more_than_it_takes(
     plan = await explained(
         database_url,
         BY_INDEX,
-        lambda tx: queue.lease(tx, worker_id=WORKER, limit=100, lease_for=LEASE, keyed=False),
+        lambda tx: tx.execute(queue.SQL["lease"], LEASING),
     )
     assert ("Index Scan", "due_work_ready") in reads(plan)
     assert ("Seq Scan", "") not in reads(plan)
@@ -111,7 +121,7 @@ async def test_leased_rows_do_not_slow_the_next_lease(full: Database, database_u
     plan = await explained(
         database_url,
         BY_INDEX,
-        lambda tx: queue.lease(tx, worker_id=WORKER, limit=100, lease_for=LEASE, keyed=False),
+        lambda tx: tx.execute(queue.SQL["lease"], LEASING),
     )
     assert rows_read(plan) <= 200
 
@@ -160,10 +170,8 @@ async def test_expired_leases_are_found_by_their_time(full: Database, database_u
 async def test_a_concurrency_key_with_a_long_queue_is_passed_over_quickly(
     full: Database, database_url: str
 ) -> None:
-    parameters = {"worker_id": WORKER, "limit": 100, "lease_for": LEASE, "turn": NOBODY,
-                  "now": None}  # fmt: skip
     plan = await explained(
-        database_url, BY_INDEX, lambda tx: tx.execute(queue.SQL["lease_keyed"], parameters)
+        database_url, BY_INDEX, lambda tx: tx.execute(queue.SQL["lease_keyed"], LEASING)
     )
     assert ("Seq Scan", "") not in reads(plan)
     assert rows_read(plan) <= 300

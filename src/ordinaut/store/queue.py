@@ -26,7 +26,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from ordinaut.errors import Conflict, NotFound
@@ -57,18 +57,32 @@ class Definition:
     timeout_seconds: float | None
 
 
+class Turn(NamedTuple):
+    """Who is served first next time: agents from this id on, keys behind this one.
+
+    ``found`` tells whether there was something since the first of the keys.
+    """
+
+    agent: UUID = NOBODY
+    key: str = ""
+    found: bool = False
+
+
+START = Turn()
+
+
 @dataclass(frozen=True, slots=True)
 class Leased:
     """What was taken.
 
     ``keyed`` tells whether work with a concurrency key is or was waiting; ``more`` that there
-    may be other work; ``turn`` is the least id of an agent that is served first next time.
+    may be other work; ``turn`` is for the next call.
     """
 
     leases: list[Lease]
     keyed: bool
     more: bool = False
-    turn: UUID = NOBODY
+    turn: Turn = START
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,21 +143,23 @@ async def lease(
     limit: int,
     lease_for: timedelta,
     keyed: bool = True,
-    turn: UUID = NOBODY,
+    turn: Turn = START,
     now: datetime | None = None,
 ) -> Leased:
     """Take up to ``limit`` runs, of each agent the most urgent first, within their limits.
 
     Agents that have work waiting get equal shares; when there are more of them than runs to
-    take, they are served in turns (deficit round robin, Shreedhar and Varghese 1995, with equal
-    weights). Without ``keyed`` only work that has no concurrency key is taken, in one round
-    trip; the answer tells whether there is other work, so that the next call can ask for it.
+    take, they are served in turns, as are concurrency keys beyond a few hundred (deficit round
+    robin, Shreedhar and Varghese 1995, with equal weights). Without ``keyed`` only work that has
+    no concurrency key is taken, in one round trip; the answer tells whether there is other work,
+    so that the next call can ask for it.
     """
     parameters = {
         "worker_id": worker_id,
         "limit": limit,
         "lease_for": lease_for,
-        "turn": turn,
+        "turn": turn.agent,
+        "key": turn.key,
         "now": now,
     }
     if not keyed:
@@ -358,16 +374,19 @@ async def _end_canceled(
     return set(ids)
 
 
-def _leased(rows: list[tuple[Any, ...]], *, limit: int, turn: UUID) -> Leased:
-    keyed, several, first = rows[0][:3] if rows else (False, False, None)
+def _leased(rows: list[tuple[Any, ...]], *, limit: int, turn: Turn) -> Leased:
+    keyed, several, key, first, *_ = rows[0]
     if first is None:
-        return Leased([], keyed, more=turn != NOBODY)
-    rows.sort(key=itemgetter(2))  # RETURNING has no order
-    leases = [Lease._make(row[4:]) for row in rows]
-    if len(leases) < limit:
-        return Leased(leases, keyed, more=several or turn != NOBODY)
-    after = UUID(int=max(row[3] for row in rows).int + 1) if several else NOBODY
-    return Leased(leases, keyed, more=True, turn=after)
+        # Once round all keys, and no further: they may be full.
+        if key is None:
+            return Leased([], keyed, turn.found or turn.agent != NOBODY)
+        return Leased([], keyed, more=True, turn=Turn(NOBODY, key, turn.found))
+    rows.sort(key=itemgetter(3))  # RETURNING has no order
+    leases = [Lease._make(row[5:]) for row in rows]
+    full = len(leases) == limit
+    agent = UUID(int=max(row[4] for row in rows).int + 1) if full and several else NOBODY
+    more = full or several or key is not None or turn != START
+    return Leased(leases, keyed, more, Turn(agent, key or "", found=key is not None))
 
 
 def _fence(leases: Sequence[Lease]) -> dict[str, Any]:

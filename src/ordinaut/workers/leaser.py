@@ -17,7 +17,7 @@ from uuid import UUID
 
 import psycopg
 
-from ordinaut.model import NOBODY, Lease
+from ordinaut.model import Lease
 from ordinaut.store import queue
 from ordinaut.store.database import Tx
 from ordinaut.telemetry import emit, logger
@@ -58,7 +58,7 @@ class Leaser:
         self._news = asyncio.Event()
         self._stopping = False
         self._keyed = True
-        self._turn = NOBODY
+        self._turn = queue.START
         self._doubt = False
         self._rate = 0.0
         self._took = 0.0

@@ -102,14 +102,15 @@ WITH RECURSIVE agent AS (
 )
 SELECT other.*, leased.*
   FROM (SELECT EXISTS (SELECT FROM due_work WHERE state = 'ready' AND concurrency_key IS NOT NULL),
-               (SELECT count(*) > 1 FROM agent)) AS other
+               (SELECT count(*) > 1 FROM agent), NULL::text) AS other
   LEFT JOIN leased ON true;
 
 -- name: lease_keyed
 -- Take the most urgent work as lease does, and of a concurrency key at most what is free of it.
 -- The caller holds the gate, and this statement's snapshot is younger than the gate: nobody else
 -- counts now. Of each key only so many rows are read that the keys together are more than
--- enough; what may come behind a row that was not read waits for the next time.
+-- enough; what may come behind a row that was not read waits for the next time. So do keys beyond
+-- a few hundred, which begins where this one ends.
 WITH RECURSIVE agent AS (
     (SELECT created_by, 1 AS place
        FROM ((SELECT created_by FROM due_work
@@ -128,17 +129,23 @@ WITH RECURSIVE agent AS (
             ORDER BY created_by, sort_key, id LIMIT 1) AS following
      WHERE agent.place <= %(limit)s
 ), head AS (
-    (SELECT concurrency_key AS key, max_concurrency, rate_runs
-       FROM due_work
-      WHERE state = 'ready' AND concurrency_key IS NOT NULL
-      ORDER BY concurrency_key, sort_key, id LIMIT 1)
+    (SELECT key, max_concurrency, rate_runs, 1 AS place
+       FROM ((SELECT concurrency_key AS key, max_concurrency, rate_runs FROM due_work
+               WHERE state = 'ready' AND concurrency_key > %(key)s
+               ORDER BY concurrency_key, sort_key, id LIMIT 1)
+             UNION ALL
+             (SELECT concurrency_key, max_concurrency, rate_runs FROM due_work
+               WHERE state = 'ready' AND concurrency_key IS NOT NULL
+               ORDER BY concurrency_key, sort_key, id LIMIT 1)) AS first
+      LIMIT 1)
     UNION ALL
-    SELECT following.key, following.max_concurrency, following.rate_runs
+    SELECT following.*, head.place + 1
       FROM head CROSS JOIN LATERAL (
            SELECT concurrency_key AS key, max_concurrency, rate_runs
              FROM due_work
             WHERE state = 'ready' AND concurrency_key > head.key
             ORDER BY concurrency_key, sort_key, id LIMIT 1) AS following
+     WHERE head.place < greatest(%(limit)s, 256)
 ), busy AS (
     SELECT concurrency_key AS key, count(*) AS runs
       FROM due_work
@@ -201,13 +208,15 @@ WITH RECURSIVE agent AS (
     SELECT concurrency_key, coalesce(%(now)s, now()) + make_interval(secs => rate_seconds)
       FROM leased WHERE rate_seconds IS NOT NULL
 )
-SELECT true,
-       EXISTS (SELECT FROM known)
-       OR (SELECT count(*) > 1 FROM (SELECT created_by FROM agent
-                                     UNION SELECT created_by FROM candidate) AS owner),
-       sort_key, created_by, id, lease_token, task_id, task_version, attempt, run_at, scheduled_for, trigger, payload,
-       resumed, crashes
-  FROM leased;
+SELECT other.*, leased.sort_key, leased.created_by, leased.id, leased.lease_token,
+       leased.task_id, leased.task_version, leased.attempt, leased.run_at, leased.scheduled_for,
+       leased.trigger, leased.payload, leased.resumed, leased.crashes
+  FROM (SELECT true,
+               EXISTS (SELECT FROM known)
+               OR (SELECT count(*) > 1 FROM (SELECT created_by FROM agent
+                                             UNION SELECT created_by FROM candidate) AS owner),
+               (SELECT max(key) FROM head HAVING count(*) >= greatest(%(limit)s, 256))) AS other
+  LEFT JOIN leased ON true;
 
 -- name: renew
 -- Extend the leases that are still this worker's, and tell which runs shall stop. What is locked
