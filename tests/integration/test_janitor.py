@@ -19,9 +19,10 @@ from ordinaut.scheduler import janitor
 from ordinaut.scheduler.janitor import HOLDING, Holding
 from ordinaut.scheduler.leader import LEASE, Leadership
 from ordinaut.scheduler.metronome import Housekeeping, Metronome
-from ordinaut.store import journal, leaders, ledger, queue, schedules
+from ordinaut.store import journal, leaders, ledger, queue, schedules, workers
 from ordinaut.store.database import Database
 from ordinaut.store.ledger import Skipped
+from ordinaut.store.workers import State
 from queueing import NOW, ended, enqueue, lease, make_task, settle, step, work
 from ticking import START, add_task, after, enqueued, rows, state, tick_until
 
@@ -51,6 +52,40 @@ async def test_an_expired_lease_goes_back_to_the_queue(db: Database):
     await janitor.expire_leases()
 
     assert await rows(db, "SELECT id, state FROM due_work") == [(lease.id, "ready")]
+
+
+async def report(db: Database, worker_id: UUID, state: State = "running") -> None:
+    async with db.connection() as tx:
+        await workers.report(
+            tx, worker_id, host="here", pid=7, version="1", state=state, details={}
+        )
+
+
+async def said_of(db: Database, worker_id: UUID) -> list[str]:
+    query = "SELECT topic FROM fact WHERE data ->> 'id' = %s ORDER BY seq"
+    return [topic for (topic,) in await rows(db, query, str(worker_id))]
+
+
+async def test_a_process_that_ended_without_a_word_is_said_to_be_lost_once(db: Database):
+    await lead(db)
+    one, alive, ended = UUID(int=1), UUID(int=2), UUID(int=3)
+    for worker_id in (one, alive, ended):
+        await report(db, worker_id)
+    await report(db, ended, "stopped")
+    async with db.connection() as tx:
+        await tx.execute(
+            "UPDATE worker SET heartbeat_at = now() - interval '61 s' WHERE id <> %s", (alive,)
+        )
+
+    for _ in range(2):
+        await janitor.find_lost_workers()
+
+    assert await said_of(db, one) == ["worker.started", "worker.lost"]
+    assert await said_of(db, alive) == ["worker.started"]
+    assert await said_of(db, ended) == ["worker.started", "worker.stopped"]
+    await report(db, one)
+    await janitor.find_lost_workers()
+    assert await said_of(db, one) == ["worker.started", "worker.lost", "worker.started"]
 
 
 async def test_a_leader_that_was_followed_does_nothing_any_more(db: Database):

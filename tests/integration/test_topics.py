@@ -155,6 +155,14 @@ async def of_crashes(db: Database) -> None:
         await queue.cancel(tx, run_ids=[item.id], reason="a test")
 
 
+async def of_workers(db: Database) -> None:
+    """Let a process end without a word."""
+    await rows(db, "INSERT INTO worker (id, host, pid, version, heartbeat_at)"
+                   " VALUES (%s, 'gone', 7, '1', now() - interval '61 s') RETURNING 1",
+               UUID(int=8))  # fmt: skip
+    await janitor.find_lost_workers()
+
+
 async def test_every_topic_is_spoken_of_and_fits_its_schema(
     db: Database, database_url: str, registry: ToolRegistry
 ) -> None:
@@ -165,6 +173,7 @@ async def test_every_topic_is_spoken_of_and_fits_its_schema(
         await of_listeners(db)
         await of_runs(db, database_url, registry, client)
         await of_crashes(db)
+        await of_workers(db)
 
     wrong: list[Any] = []
     known = topics.catalogue()

@@ -21,7 +21,7 @@ from ordinaut.errors import Conflict, InvalidSchedule
 from ordinaut.model import Event
 from ordinaut.scheduler.calendars import Calendars
 from ordinaut.scheduler.plan import undecided_after
-from ordinaut.store import chain, journal, leaders, queue, schedules, upkeep
+from ordinaut.store import chain, journal, leaders, queue, schedules, upkeep, workers
 from ordinaut.store.database import Database, Tx
 from ordinaut.store.schedules import Timed
 from ordinaut.telemetry import emit, logger
@@ -68,6 +68,14 @@ async def expire_leases() -> None:
             emit("janitor.expired", requeued=expired.requeued, buried=expired.buried)
         if count < BATCH:
             return
+
+
+async def find_lost_workers() -> None:
+    """Say which processes stopped reporting without a word."""
+    async with HOLDING.get().transaction() as tx:
+        lost = await workers.mark_lost(tx)
+    if lost:
+        log.warning("janitor.lost", workers=[str(worker_id) for worker_id in lost])
 
 
 async def seal_audit_log() -> None:
@@ -174,6 +182,7 @@ JOBS = tuple(
     (f"{__name__}:{job.__name__}", every)
     for job, every in (
         (expire_leases, timedelta(seconds=2)),
+        (find_lost_workers, timedelta(seconds=5)),
         (seal_audit_log, timedelta(seconds=5)),
         (prepare_partitions, timedelta(hours=1)),
         (recompute_schedules, timedelta(hours=1)),

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from ordinaut.model import Json
 from ordinaut.store.database import Queries, Tx
+from ordinaut.store.workers import SILENCE
 
 SQL = Queries("cluster")
 
@@ -40,7 +41,7 @@ class QueueState:
 
 async def workers(tx: Tx, *, now: datetime) -> list[Process]:
     """Return the processes of the last day."""
-    cursor = await tx.execute(SQL["workers"], {"now": now})
+    cursor = await tx.execute(SQL["workers"], {"now": now, "silence": SILENCE})
     return [Process(*row) for row in await cursor.fetchall()]
 
 

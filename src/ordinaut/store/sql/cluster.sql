@@ -1,7 +1,7 @@
 -- name: workers
 -- The processes, the living first; one that has not reported for a minute counts as lost.
 SELECT w.id, w.kind, w.host, w.pid, w.version,
-       CASE WHEN w.state <> 'stopped' AND w.heartbeat_at < %(now)s - interval '1 minute'
+       CASE WHEN w.state <> 'stopped' AND w.heartbeat_at < %(now)s - %(silence)s
             THEN 'lost' ELSE w.state END,
        w.details, w.started_at, w.heartbeat_at,
        (SELECT count(*) FROM due_work d WHERE d.state = 'leased' AND d.locked_by = w.id)

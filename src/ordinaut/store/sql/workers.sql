@@ -20,3 +20,19 @@ WITH before AS (
      WHERE state IS DISTINCT FROM (SELECT state FROM before)
 )
 SELECT clock_timestamp() FROM said;
+
+-- name: mark_lost
+-- Note, and say once, which processes ended without a word.
+WITH lost AS (
+    UPDATE worker SET state = 'lost'
+     WHERE state IN ('running', 'draining')
+       AND heartbeat_at < coalesce(%(now)s, now()) - %(silence)s
+    RETURNING id, kind, host, pid, version, heartbeat_at
+), told AS (
+    INSERT INTO event (topic, data)
+    SELECT 'worker.lost',
+           jsonb_build_object('id', id, 'kind', kind, 'host', host, 'pid', pid,
+                              'version', version, 'heartbeat_at', heartbeat_at)
+      FROM lost
+)
+SELECT id FROM lost;
