@@ -16,6 +16,7 @@ learns of the new one too late. Callers wait and come again.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -37,12 +38,15 @@ DEAD = ":dead"  # what the names of streams of dead letters end with
 REDELIVERED_TO = "redelivered_to"  # the field that names the only group meant by a message
 # The hash tag puts the marker into the slot of the stream it speaks of, also on a Cluster.
 MARKER = f"ordinaut:relay:{{{EVENTS}}}"
+FIRST = "0-0"  # the id before which there is none
 MAX_LENGTH = 100_000  # entries of a stream, about; what fell out is still in the outbox
 
 CONNECT_TIMEOUT = 3.0  # seconds
 ANSWER_TIMEOUT = 10.0  # seconds; a blocking read must ask for less
 MAX_BLOCK = 5.0  # seconds
 DEFAULT_SENTINEL_PORT = 26_379
+
+_ENTRY_ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
 
 
 class Entry(NamedTuple):
@@ -59,6 +63,15 @@ class Message(NamedTuple):
     id: str
     fields: Mapping[str, str]
     deliveries: int = 1
+
+
+def entry_id(text: str) -> str:
+    """Return the id of an entry as Redis writes it; raises :class:`ValueError` for what is none."""
+    found = _ENTRY_ID.fullmatch(text)
+    parts = [int(part) for part in found.groups()] if found else []
+    if not parts or max(parts) >= 1 << 64:
+        raise ValueError("the id of an entry is two numbers: 1700000000000-0")
+    return "{}-{}".format(*parts)
 
 
 def extension_stream(extension: str, name: str) -> str:
@@ -228,6 +241,8 @@ class Bus:
 
     async def newest(self, stream: str, *, before: str | None, limit: int) -> list[Message]:
         """Return the newest messages of a stream that come ``before`` one, the newest first."""
+        if before == FIRST:
+            return []
         async with _reaching():
             last = "+" if before is None else f"({before}"
             found = await self._client.xrevrange(stream, max=last, count=limit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 
@@ -18,7 +19,7 @@ from ordinaut.plugins.events import Consumer, Pace, Subscription
 from ordinaut.store.database import Database
 
 STREAM = transport.extension_stream("demo", "told")
-QUICK = Pace(block=0.05, first_pause=0.001, claim_every=100.0, tries=2)
+QUICK = Pace(block=0.05, first_pause=0.001, claim_idle=0.001, claim_every=100.0, tries=2)
 
 
 @pytest.fixture
@@ -64,6 +65,14 @@ async def put(bus: Bus, *numbers: int) -> None:
 async def ears(bus: Bus, group: str) -> Ears:
     await bus.ensure_group(STREAM, group, start="0")
     return Ears(bus, group)
+
+
+async def claimed(bus: Bus, consumer: str) -> transport.Message:
+    """Let a consumer claim the only message as soon as the server says that it was left."""
+    async with asyncio.timeout(10):
+        while not (found := await bus.claim(STREAM, "demo:one", consumer, idle=0, limit=10)):
+            pass
+    return found[0]
 
 
 async def told(client: httpx2.AsyncClient) -> dict[str, object]:
@@ -178,6 +187,49 @@ async def test_dead_letters_are_paged_and_dropped(bus: Bus, admin: httpx2.AsyncC
     assert await act(admin, "/events/dead-letters/drop", stream=STREAM, ids=ids) == {"count": 3}
     left = (await admin.get("/events/dead-letters", params=query)).json()["items"]
     assert [x["payload"]["n"] for x in left] == [1, 0]
+
+
+async def test_before_the_first_place_there_are_no_dead_letters(
+    bus: Bus, admin: httpx2.AsyncClient
+) -> None:
+    await bus.put(Entry(STREAM + transport.DEAD, {"id": "1", "group": "demo:one"}))
+
+    for cursor in ("0-0", "00-0"):
+        query = {"stream": STREAM, "cursor": cursor}
+        answer = await admin.get("/events/dead-letters", params=query)
+        assert (answer.status_code, answer.json()["items"]) == (200, [])
+    for cursor in (f"{1 << 64}-0", f"0-{1 << 64}", "١-١", "-", "0"):
+        query = {"stream": STREAM, "cursor": cursor}
+        answer = await admin.get("/events/dead-letters", params=query)
+        assert assert_problem(answer, status=422)["errors"][0]["path"] == "cursor"
+
+
+async def test_what_nobody_acknowledges_goes_from_consumer_to_consumer_to_the_dead_letters(
+    bus: Bus, admin: httpx2.AsyncClient
+) -> None:
+    one = await ears(bus, "demo:one")
+    await put(bus, 1)
+    [first] = await bus.read(STREAM, "demo:one", "silent 1", block=1, limit=10)
+    second, third = await claimed(bus, "silent 2"), await claimed(bus, "silent 3")
+
+    assert (first.deliveries, second, third) == (
+        1,
+        first._replace(deliveries=2),
+        first._replace(deliveries=3),
+    )
+    [group] = (await told(admin))["groups"]  # type: ignore[misc, attr-defined]
+    assert (group["lag"], group["pending"]) == (0, 1)
+    held = {member["name"]: member["pending"] for member in group["consumers"]}
+    assert held == {"silent 1": 0, "silent 2": 0, "silent 3": 1}
+
+    await one.run()
+
+    assert one.heard == []
+    [letter] = (await admin.get("/events/dead-letters", params={"stream": STREAM})).json()["items"]
+    assert (letter["event_id"], letter["group"]) == ("1000", "demo:one")
+    assert letter["error"] == "its consumers died 3 times"
+    found = await told(admin)
+    assert (found["dead_letters"], found["groups"][0]["pending"]) == (1, 0)  # type: ignore[index]
 
 
 async def test_a_letter_of_a_group_that_is_gone_stays(bus: Bus, admin: httpx2.AsyncClient) -> None:

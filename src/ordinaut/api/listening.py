@@ -14,7 +14,7 @@ from ordinaut import telemetry
 from ordinaut.api.dependencies import Work
 from ordinaut.api.json import dumps
 from ordinaut.api.schemas.events import StreamQuery
-from ordinaut.bus import EVENTS, MAX_BLOCK
+from ordinaut.bus import EVENTS, MAX_BLOCK, entry_id
 from ordinaut.errors import InvalidInput, Unavailable
 from ordinaut.store import events
 from ordinaut.store.journal import topic_pattern
@@ -24,8 +24,6 @@ PING_SECONDS: Final = 15
 PAUSE: Final = 1.0  # seconds until Redis is tried again
 NOW: Final = "$"
 
-_PLACE = re.compile(r"\d{1,20}-\d{1,20}\Z")
-
 log = telemetry.logger(__name__)
 
 
@@ -33,9 +31,11 @@ def place(last: str | None) -> str:
     """Return where to go on; raises :class:`InvalidInput` for what no event was sent with."""
     if last is None:
         return NOW
-    if not _PLACE.match(last):
-        raise InvalidInput.at("Last-Event-ID", "send the id of the last event that came")
-    return last
+    try:
+        return entry_id(last)
+    except ValueError:
+        message = "send the id of the last event that came"
+        raise InvalidInput.at("Last-Event-ID", message) from None
 
 
 async def listen(work: Work, query: StreamQuery, *, after: str) -> AsyncIterator[dict[str, str]]:

@@ -146,7 +146,7 @@ async def test_a_listener_gets_nothing_of_the_tasks_of_others(
 
 def test_a_place_in_the_stream_must_be_one() -> None:
     assert (place(None), place("1700000000000-0")) == ("$", "1700000000000-0")
-    for junk in ("", "0", "$", "x-1", "1-1\n", "9" * 21 + "-0"):
+    for junk in ("", "0", "$", "x-1", "1-1\n", "9" * 21 + "-0", f"{1 << 64}-0", "١-١"):
         with pytest.raises(InvalidInput):
             place(junk)
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field
 
 from ordinaut.api.schemas.base import Answer, Body, PageQuery
-from ordinaut.bus import EVENTS
+from ordinaut.bus import EVENTS, entry_id
 from ordinaut.model import Json
 
-ENTRY = r"^\d{1,20}-\d{1,20}$"
+EntryId: TypeAlias = Annotated[
+    str, Field(pattern=r"^[0-9]{1,20}-[0-9]{1,20}$"), AfterValidator(entry_id)
+]
 
 
 class MemberOut(Answer):
@@ -45,16 +47,14 @@ class DeadLetterQuery(PageQuery):
     """Of which stream."""
 
     stream: Annotated[str, Field(max_length=300)] = EVENTS
-    cursor: Annotated[str, Field(pattern=ENTRY)] | None = None
+    cursor: EntryId | None = None
 
 
 class DeadLetters(Body):
     """Which dead letters: the ``id`` of each as they are listed."""
 
-    stream: Annotated[str, StringConstraints(max_length=300)]
-    ids: Annotated[
-        list[Annotated[str, StringConstraints(pattern=ENTRY)]], Field(min_length=1, max_length=1000)
-    ]
+    stream: Annotated[str, Field(max_length=300)]
+    ids: Annotated[list[EntryId], Field(min_length=1, max_length=1000)]
 
 
 class DeadLetter(Answer):
