@@ -46,6 +46,7 @@ ANSWER_TIMEOUT = 10.0  # seconds; a blocking read must ask for less
 MAX_BLOCK = 5.0  # seconds
 DEFAULT_SENTINEL_PORT = 26_379
 
+_EXTENSION_TOPIC = re.compile(r"ext\.([^.]+)\.(.+)")
 _ENTRY_ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
 
 
@@ -77,6 +78,12 @@ def entry_id(text: str) -> str:
 def extension_stream(extension: str, name: str) -> str:
     """Return the stream of one kind of an extension's events."""
     return f"ordinaut:ext:{extension}:{name}"
+
+
+def streams_of(topic: str) -> list[str]:
+    """Return the streams that events of a topic reach: that of all, and its extension's own."""
+    found = _EXTENSION_TOPIC.fullmatch(topic)
+    return [EVENTS, extension_stream(*found.groups())] if found else [EVENTS]
 
 
 class Bus:

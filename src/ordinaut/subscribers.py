@@ -7,6 +7,7 @@ been heard of for ``DEAD_AFTER`` is dead: the next one of its group takes them o
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -65,6 +66,14 @@ async def overview(bus: Bus, *, dead_after: float = DEAD_AFTER) -> list[Stream]:
         dead = await bus.length(name + DEAD)
         found.append(Stream(name, await bus.length(name), dead, groups))
     return found
+
+
+async def groups(bus: Bus) -> Counter[str]:
+    """Return how many groups listen to each stream.
+
+    Raises :class:`~ordinaut.errors.Unavailable` without Redis.
+    """
+    return Counter({name: len(await bus.groups(name)) for name in await bus.streams()})
 
 
 async def letters(bus: Bus, stream: str, *, before: str | None, limit: int) -> list[Message]:

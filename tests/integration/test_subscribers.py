@@ -14,8 +14,10 @@ from ordinaut import bus as transport
 from ordinaut import subscribers
 from ordinaut.bus import Bus, Entry
 from ordinaut.clock import TravelClock
+from ordinaut.model import Event
 from ordinaut.plugins.base import Message
 from ordinaut.plugins.events import Consumer, Pace, Subscription
+from ordinaut.store import journal
 from ordinaut.store.database import Database
 
 STREAM = transport.extension_stream("demo", "told")
@@ -230,6 +232,22 @@ async def test_what_nobody_acknowledges_goes_from_consumer_to_consumer_to_the_de
     assert letter["error"] == "its consumers died 3 times"
     found = await told(admin)
     assert (found["dead_letters"], found["groups"][0]["pending"]) == (1, 0)  # type: ignore[index]
+
+
+async def test_topics_say_how_many_groups_listen(
+    db: Database, bus: Bus, admin: httpx2.AsyncClient
+) -> None:
+    await ears(bus, "demo:one")
+    await ears(bus, "demo:two")
+    await bus.ensure_group(transport.EVENTS, "demo:all")
+    await act(admin, "/events", 202, topic="order.paid")
+    async with db.connection() as tx:
+        await journal.emit(tx, [Event("ext.demo.told", {"n": 1})])
+
+    found = (await admin.get("/events/topics")).json()["items"]
+
+    shown = {one["topic"]: one["groups"] for one in found}
+    assert (shown["order.paid"], shown["ext.demo.told"]) == (1, 3)
 
 
 async def test_a_letter_of_a_group_that_is_gone_stays(bus: Bus, admin: httpx2.AsyncClient) -> None:

@@ -42,6 +42,10 @@ class Work:
         """The current instant."""
         return self.parts.clock.now()
 
+    def sees(self, scope: str) -> UUID | None:
+        """Return whose things the agent may see by another scope; ``None`` for everybody's."""
+        return None if self.agent.may(f"{scope}:all") else self.agent.id
+
     def transaction(self) -> AbstractAsyncContextManager[Tx]:
         """Open the transaction of this request."""
         opened = self.opened

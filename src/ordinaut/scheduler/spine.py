@@ -24,7 +24,7 @@ import re
 from datetime import UTC, timedelta
 from uuid import UUID
 
-from ordinaut.bus import EVENTS, MAX_LENGTH, Bus, Entry, extension_stream
+from ordinaut.bus import MAX_LENGTH, Bus, Entry, streams_of
 from ordinaut.clock import Clock
 from ordinaut.store import journal, leaders
 from ordinaut.store.database import Database, Tx
@@ -37,7 +37,6 @@ BATCH = 1_000  # events; Redis answers nobody else while it takes them
 STALL = timedelta(seconds=20)  # longer than the transport waits for Redis
 CHECK_EVERY = 1.0  # seconds between looks at an idle Redis
 
-_EXTENSION_TOPIC = re.compile(r"ext\.([^.]+)\.(.+)")
 _REFILL = re.compile(r"refill:(\d+)")
 
 log = logger(__name__)
@@ -123,10 +122,7 @@ def envelope(event: Fresh) -> dict[str, str]:
 def entries_of(event: Fresh) -> list[Entry]:
     """Return an event for the stream of all and for its extension's own."""
     fields = envelope(event)
-    streams = [EVENTS]
-    if found := _EXTENSION_TOPIC.fullmatch(event.topic):
-        streams.append(extension_stream(*found.groups()))
-    return [Entry(stream, fields) for stream in streams]
+    return [Entry(stream, fields) for stream in streams_of(event.topic)]
 
 
 def _id(value: UUID | None) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from ordinaut.model import Json
+from ordinaut.model import Event, Json
 from ordinaut.store import journal
 from ordinaut.store.database import Queries, Tx
 
@@ -17,6 +18,7 @@ SQL = Queries("events")
 
 # Facts of the core and of extensions: nobody else may state them, or read them of others.
 RESERVED: Final = ("agent", "ext", "run", "step", "system", "task", "webhook", "worker")
+END: Final = ""  # where a topic ends in the tree of listeners; no segment is empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +47,15 @@ class Filter:
     until: datetime | None = None
 
 
-async def publish(tx: Tx, *, topic: str, subject: str, data: Json) -> Published:
-    """Write an event into the outbox."""
-    values = {"topic": topic, "subject": subject, "data": Jsonb(data)}
-    row = await (await tx.execute(SQL["publish"], values)).fetchone()
-    assert row is not None  # INSERT … RETURNING
-    return Published(*row)
+async def publish(tx: Tx, given: Sequence[Event]) -> list[Published]:
+    """Write events that belong to no task into the outbox, and return them in their order."""
+    values = {
+        "topics": [event.topic for event in given],
+        "subjects": [event.subject for event in given],
+        "data": [Jsonb(event.data) for event in given],
+    }
+    cursor = await tx.execute(SQL["publish"], values)
+    return [Published(*row) for row in await cursor.fetchall()]
 
 
 async def page(tx: Tx, wanted: Filter, *, limit: int, before: int | None = None) -> list[Published]:
@@ -80,6 +85,32 @@ async def topics(
     values = {"since": since, "owner": owner, "reserved": list(RESERVED)}
     cursor = await tx.execute(SQL["topics"], values)
     return [(topic, count, last) for topic, count, last in await cursor.fetchall()]
+
+
+class Listeners:
+    """Which tasks and webhooks listen, by the segments of the topics that they name."""
+
+    def __init__(self, rows: Iterable[tuple[str, int, Sequence[UUID]]]) -> None:
+        self._tree: dict[str, Any] = {}
+        for topic, tasks, webhooks in rows:
+            node = self._tree
+            for segment in topic.split("."):
+                node = node.setdefault(segment, {})
+            node.setdefault(END, []).append((tasks, webhooks))
+
+    def of(self, topic: str) -> tuple[int, int]:
+        """Return how many tasks and webhooks listen for ``topic``; filters are not asked."""
+        nodes = [self._tree]
+        for segment in topic.split("."):
+            nodes = [node[name] for node in nodes for name in (segment, "*") if name in node]
+        found = [pair for node in nodes for pair in node.get(END, ())]
+        return sum(tasks for tasks, _ in found), len({one for _, ids in found for one in ids})
+
+
+async def listeners(tx: Tx, *, tasks_of: UUID | None, webhooks_of: UUID | None) -> Listeners:
+    """Return the event tasks and webhooks of an agent that are active; ``None`` means of all."""
+    values = {"tasks_of": tasks_of, "webhooks_of": webhooks_of}
+    return Listeners(await (await tx.execute(SQL["listeners"], values)).fetchall())
 
 
 async def owned(tx: Tx, task_id: UUID, *, owner: UUID) -> bool:

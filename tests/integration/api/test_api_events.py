@@ -10,7 +10,17 @@ from typing import Any
 import httpx2
 import pytest
 
-from calling import NOW, AgentOf, act, assert_problem, create, make_agent, settings_of, started
+from calling import (
+    NOW,
+    AgentOf,
+    act,
+    assert_problem,
+    create,
+    make_agent,
+    rows,
+    settings_of,
+    started,
+)
 from ordinaut.api.dependencies import Work
 from ordinaut.api.listening import listen, place
 from ordinaut.api.schemas.events import EventOut, StreamQuery
@@ -40,6 +50,75 @@ async def test_events_that_belong_to_the_core_can_not_be_published(
     for topic in ("run.succeeded", "task.created", "ext.webui.x", "", "a..b", "a b", "*.a", "a."):
         answer = await admin.post("/events", json={"topic": topic})
         assert assert_problem(answer, status=422)["errors"][0]["path"] == "topic"
+
+
+BATCH = {"events": [{"topic": f"n.{n % 3}", "payload": n, "subject": f"\u0007 {{{n}}}"}
+                    for n in range(1_000)]}  # fmt: skip
+KEY = {"Idempotency-Key": "batch-7"}
+
+
+async def test_a_batch_of_events_is_stored_in_its_order(
+    admin: httpx2.AsyncClient, db: Database
+) -> None:
+    answer = await admin.post("/events/batch", json=BATCH)
+
+    made = answer.json()["items"]
+    assert (answer.status_code, made[0].keys()) == (202, EventOut.model_fields.keys())
+    said = [{name: one[name] for name in ("topic", "payload", "subject")} for one in made]
+    assert said == BATCH["events"]
+    ids = [int(one["id"]) for one in made]
+    assert ids == sorted(set(ids))
+    newest = (await admin.get("/events", params={"limit": 1_000})).json()["items"]
+    assert newest == made[::-1]
+    entries = await rows(db, "SELECT action, entity_id, after FROM audit_log")
+    assert entries == [("event.publish", made[0]["id"], {"ids": [one["id"] for one in made]})]
+
+
+async def test_a_batch_that_is_sent_again_is_published_once(
+    admin: httpx2.AsyncClient, db: Database
+) -> None:
+    first, again = [await admin.post("/events/batch", json=BATCH, headers=KEY) for _ in range(2)]
+
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert first.json() == again.json()
+    assert await rows(db, "SELECT count(*) FROM event") == [(1_000,)]
+
+
+async def test_a_batch_with_one_bad_event_publishes_none(
+    admin: httpx2.AsyncClient, db: Database
+) -> None:
+    body = {"events": [{"topic": "a"}, {"topic": "b"}, {"topic": "c", "x": 1}, {"topic": "run.x"}]}
+
+    problem = assert_problem(await admin.post("/events/batch", json=body), status=422)
+
+    assert [error["path"] for error in problem["errors"]] == ["events[2].x", "events[3].topic"]
+    assert await rows(db, "SELECT count(*) FROM event") == [(0,)]
+    assert await rows(db, "SELECT count(*) FROM audit_log") == [(0,)]
+
+
+async def test_topics_say_who_listens_as_far_as_the_agent_may_see(
+    agent: AgentOf, admin: httpx2.AsyncClient
+) -> None:
+    ann = await agent("tasks:write", "webhooks:write", "events:publish", "events:read")
+    for expr in ("order.*", "order.paid payload.n > `3`", "order.*.late", "*"):
+        await create(ann.client, schedule_kind="event", schedule_expr=expr)
+    await create(admin, schedule_kind="event", schedule_expr="*.paid")
+    paused = await create(admin, schedule_kind="event", schedule_expr="order.paid")
+    await act(admin, f"/tasks/{paused['id']}/pause")
+    hook = {"url": "https://93.184.216.34/", "topics": ["order.*", "order.paid", "*"]}
+    await act(ann.client, "/webhooks", 201, **hook)
+    for topic in ("order.paid", "order.paid.late", "order", "other.thing"):
+        await act(ann.client, "/events", 202, topic=topic)
+
+    async def told(client: httpx2.AsyncClient) -> dict[str, tuple[int, int]]:
+        found = (await client.get("/events/topics")).json()["items"]
+        assert {one["groups"] for one in found} == {None}  # there is no Redis here
+        return {one["topic"]: (one["tasks"], one["webhooks"]) for one in found
+                if one["topic"].startswith("o")}  # fmt: skip
+
+    mine = {"order": (1, 1), "order.paid": (2, 1), "order.paid.late": (1, 0), "other.thing": (0, 0)}
+    assert await told(ann.client) == mine
+    assert await told(admin) == mine | {"order.paid": (3, 1)}
 
 
 async def test_events_are_paged(admin: httpx2.AsyncClient) -> None:

@@ -185,11 +185,16 @@ async def test_an_agent_has_its_quotas_and_an_administrator_none(
 ) -> None:
     quotas = {"quota_tasks": 2, "quota_runs_per_hour": 3, "quota_payload_bytes": 300}
     settings = limited(database_url, redis_url, **quotas)
-    _, key = await make_agent(db, settings, "tasks:write", "tasks:run", "tasks:read")
+    scopes = ("tasks:write", "tasks:run", "tasks:read", "events:publish")
+    _, key = await make_agent(db, settings, *scopes)
     _, root = await make_agent(db, settings, "admin")
+    told = {"topic": "order.paid", "payload": "y" * 300}
     large = TASK | {"payload": TASK["payload"] | {"params": {"x": "y" * 300}}}
     async with started(settings, TravelClock(NOW)) as app, client_to(app, key) as client:
         assert_problem(await client.post("/tasks", json=large), status=413, code="too_large")
+        assert_problem(await client.post("/events", json=told), status=413, code="too_large")
+        batch = await client.post("/events/batch", json={"events": [{"topic": "a"}, told]})
+        assert_problem(batch, status=413, code="too_large")
         task = await create(client)
         too_many = await client.post("/tasks/batch", json={"tasks": [TASK, TASK]})
         assert_problem(too_many, status=429)

@@ -14,6 +14,7 @@ from ordinaut.store.events import RESERVED
 TOPIC = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$"
 PATTERN = r"^(\*|[A-Za-z0-9_-]+)(\.(\*|[A-Za-z0-9_-]+))*$"
 MAX_TOPIC = 200
+MAX_BATCH = 1_000
 
 
 def _not_reserved(topic: str) -> str:
@@ -32,6 +33,12 @@ class EventIn(Body):
     ]
     payload: Json = None
     subject: Annotated[str, StringConstraints(max_length=200)] = ""
+
+
+class EventBatch(Body):
+    """Facts that are stated together, in their order."""
+
+    events: Annotated[list[EventIn], Field(min_length=1, max_length=MAX_BATCH)]
 
 
 class EventOut(Answer):
@@ -74,8 +81,14 @@ class CatalogueEntry(Answer):
 
 
 class TopicOut(Answer):
-    """A topic, how many events it had within a week, and when the last."""
+    """A topic, how many events it had within a week, when the last, and who listens for it.
+
+    ``groups`` is null for who may not see the system, and while Redis is away.
+    """
 
     topic: str
     count: int
     last_at: Instant
+    tasks: int
+    webhooks: int
+    groups: int | None

@@ -1,6 +1,9 @@
 -- name: publish
+-- Write what somebody states, in the order given, and answer it with its places.
 INSERT INTO event (topic, subject, data)
-VALUES (%(topic)s, %(subject)s, %(data)s)
+SELECT topic, subject, data
+  FROM unnest(%(topics)s::text[], %(subjects)s::text[], %(data)s::jsonb[])
+       AS given (topic, subject, data)
 RETURNING seq, occurred_at, topic, task_id, run_id, subject, data;
 
 -- name: page
@@ -38,3 +41,19 @@ SELECT topic, count(*), max(occurred_at)
 -- name: owned
 -- Whether a task belongs to an agent.
 SELECT EXISTS (SELECT FROM task WHERE id = %(task_id)s AND created_by = %(owner)s);
+
+-- name: listeners
+-- Which topics tasks and webhooks listen for: how many tasks, and which webhooks.
+SELECT split_part(btrim(schedule_expr, E' \t\r\n'), ' ', 1), count(*), '{}'::uuid[]
+  FROM task
+ WHERE schedule_kind IN ('event', 'condition')  -- as the index says
+   AND schedule_kind = 'event'
+   AND status = 'active' AND deleted_at IS NULL
+   AND (%(tasks_of)s::uuid IS NULL OR created_by = %(tasks_of)s)
+ GROUP BY 1
+UNION ALL
+SELECT topic, 0, array_agg(id)
+  FROM webhook, unnest(topics) AS topic
+ WHERE status = 'active'
+   AND (%(webhooks_of)s::uuid IS NULL OR created_by = %(webhooks_of)s)
+ GROUP BY 1;
