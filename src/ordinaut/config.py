@@ -156,6 +156,8 @@ class Settings(BaseModel):
     access_token_seconds: Annotated[int, Field(ge=30, le=86_400)] = 900
     refresh_token_seconds: Annotated[int, Field(ge=60, le=31_536_000)] = 1_209_600
     session_seconds: Annotated[int, Field(ge=60, le=315_360_000)] = 7_776_000
+    browser_session_seconds: Annotated[int, Field(ge=300, le=31_536_000)] = 43_200
+    browser_idle_seconds: Annotated[int, Field(ge=300, le=31_536_000)] = 3_600
     max_body_bytes: Annotated[int, Field(ge=1024)] = 1_048_576
     body_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
     rate_limit: Annotated[str, AfterValidator(_rate)] = "100000/minute"

@@ -13,6 +13,7 @@
     │   └── Undecipherable    a secret that does not open with the keys of this process
     ├── Unauthenticated       no credential, or one that is not valid
     ├── Forbidden             the credential does not allow it
+    │   └── CrossSite         another site may have made the request
     ├── TooLarge              a body, value or nesting over its limit
     ├── TooManyRequests       a rate limit or quota is used up
     ├── Unavailable           a server we need does not answer
@@ -146,6 +147,12 @@ class Forbidden(OrdinautError):
     """The credential is valid but does not allow this."""
 
     code = "forbidden"
+
+
+class CrossSite(Forbidden):
+    """A request with a session cookie that another site may have made."""
+
+    code = "csrf"
 
 
 class TooLarge(OrdinautError):

@@ -14,6 +14,8 @@ from uuid import UUID
 
 from ordinaut.api.issuers import LEEWAY, Issuers
 from ordinaut.api.limits import Limits
+from ordinaut.api.memory import CACHE_SECONDS, Memory
+from ordinaut.api.sessions import Sessions
 from ordinaut.api.tokens import ISSUER, Claims, TokenKeys
 from ordinaut.clock import Clock
 from ordinaut.config import Settings
@@ -23,8 +25,6 @@ from ordinaut.store import agents, audit
 from ordinaut.store.audit import Actor
 from ordinaut.store.database import Database, Tx
 
-CACHE_SECONDS: Final = 2.0
-CACHE_SIZE: Final = 10_000
 MAX_CREDENTIAL: Final = 4096
 
 
@@ -44,31 +44,25 @@ class Authenticator:
     def __init__(self, settings: Settings, db: Database, clock: Clock, *, limits: Limits) -> None:
         self._settings = settings
         self._limits = limits
-        self._familiar: set[int] = set()  # what was valid once: others' failures do not shut it out
         self._db = db
         self._clock = clock
         self._pepper = agents.pepper(settings)
         self._peppers = (self._pepper, *agents.former(settings, agents.PEPPER))
         self._keys = TokenKeys(settings)
         self._issuers = Issuers(settings.issuers)
-        self._known: dict[str, tuple[float, Agent]] = {}
+        self._memory: Memory[Agent] = Memory(clock)
+        self.sessions = Sessions(settings, db, clock, limits=limits)
 
     async def identify(self, credential: str, *, address: str = "") -> Agent:
         """Return the agent of an API key or access token; raises :class:`Unauthenticated`.
 
         ``address`` is where it came from: too many that are not valid are not looked at.
         """
-        until, known = self._known.get(credential, (0.0, None))
-        if known is not None and self._clock.monotonic() < until:
+        if (known := self._memory.get(credential)) is not None:
             return known
-        familiar = hash(credential) in self._familiar
-        self._familiar.discard(hash(credential))
+        familiar = self._memory.recall(credential)
         async with self._limits.signing_in(address, known=familiar):
-            agent = await self._identify(credential)
-        if len(self._familiar) >= CACHE_SIZE:
-            self._familiar.clear()
-        self._familiar.add(hash(credential))
-        return agent
+            return await self._identify(credential)
 
     async def _identify(self, credential: str) -> Agent:
         if not credential.isascii() or len(credential) > MAX_CREDENTIAL:
@@ -79,7 +73,7 @@ class Authenticator:
         claims = await self._claims(credential)
         left = (claims.expires_at - self._clock.now()).total_seconds()
         agent = await self._of_claims(claims)
-        return self._remember(credential, agent, min(left, CACHE_SECONDS))
+        return self._remember(credential, agent, left)
 
     async def exchange(self, api_key: str, *, origin: Actor) -> Tokens:
         """Return tokens for an API key."""
@@ -141,7 +135,8 @@ class Authenticator:
 
     def forget(self) -> None:
         """Look up every credential anew: something about agents has changed."""
-        self._known.clear()
+        self._memory.forget()
+        self.sessions.forget()
 
     async def _of_key(self, hashed: Sequence[bytes]) -> Agent | None:
         async with self._db.connection() as tx:
@@ -154,9 +149,7 @@ class Authenticator:
     def _remember(self, credential: str, agent: Agent | None, seconds: float) -> Agent:
         if agent is None:
             raise Unauthenticated("the credential is not valid, or not any more")
-        if len(self._known) >= CACHE_SIZE:
-            self._known.clear()
-        self._known[credential] = (self._clock.monotonic() + seconds, agent)
+        self._memory.put(credential, agent, seconds=seconds)
         return agent
 
     async def _issue(self, tx: Tx, agent: Agent, *, family: UUID, began_at: datetime) -> Tokens:

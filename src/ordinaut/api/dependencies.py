@@ -12,6 +12,7 @@ from fastapi import Depends, Header, Request, Security
 from fastapi.openapi.models import HTTPBearer as BearerModel
 from fastapi.security.base import SecurityBase
 
+from ordinaut.api import browser
 from ordinaut.api.services import Services
 from ordinaut.errors import Forbidden, Unauthenticated
 from ordinaut.model import Agent
@@ -20,6 +21,7 @@ from ordinaut.store.database import Tx
 
 BEARER: Final = "bearer "
 AGENT: Final = "ordinaut.agent"  # in the scope of a request
+SESSION: Final = "ordinaut.session"
 OPENED: Final = "ordinaut.tx"
 
 
@@ -68,11 +70,24 @@ async def authenticate(request: Request) -> Agent:
     known: Agent | None = request.scope.get(AGENT)
     if known is None:
         parts = services(request)
-        credential = bearer(request.headers.get("authorization", ""))
-        known = await parts.auth.identify(credential, address=address(request))
+        if value := browser.cookie(request):
+            known = await _of_session(request, value)
+        else:
+            credential = bearer(request.headers.get("authorization", ""))
+            known = await parts.auth.identify(credential, address=address(request))
         await parts.limits.admit(known.id)
         request.scope[AGENT] = known
     return known
+
+
+async def _of_session(request: Request, value: str) -> Agent:
+    sessions = services(request).auth.sessions
+    session = await sessions.find(value, address=address(request))
+    if request.method not in browser.SAFE_METHODS:
+        browser.check_origin(request)
+        sessions.check(session, request.headers.get(browser.CSRF_HEADER, ""))
+    request.scope[SESSION] = session
+    return session.agent
 
 
 def address(request: Request) -> str:
@@ -98,7 +113,9 @@ def origin(request: Request, agent: Agent | None = None) -> Actor:
 class Requires(SecurityBase):
     """Lets in who holds one of ``scopes``; nobody else, and nobody without a credential."""
 
-    model = BearerModel(description="An API key (ord_…) or an access token.")
+    model = BearerModel(
+        description="An API key (ord_…) or an access token; or the session cookie of a browser."
+    )
     scheme_name = "bearer"
 
     def __init__(self, *scopes: str) -> None:

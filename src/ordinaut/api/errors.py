@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
 from ordinaut import telemetry
+from ordinaut.api import browser
 from ordinaut.api.dependencies import AGENT
 from ordinaut.api.json import dumps
 from ordinaut.errors import (
@@ -143,6 +144,8 @@ async def _ours(request: Request, error: Exception) -> Response:
         return await _unexpected(request, error)
     if isinstance(error, Unauthenticated | Forbidden | TooManyRequests):
         _note_refusal(request, error)
+    if isinstance(error, Unauthenticated) and (way := browser.way_to_sign_in(request)):
+        return way
     return problem(
         request,
         status,

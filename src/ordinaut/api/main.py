@@ -16,7 +16,7 @@ from fastapi import FastAPI, Request
 from starlette.types import Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from ordinaut.api import docs, errors
+from ordinaut.api import docs, errors, signin
 from ordinaut.api.auth import Authenticator
 from ordinaut.api.checks import NextOccurrences, PipelineCheck
 from ordinaut.api.dependencies import authenticate
@@ -97,6 +97,7 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> FastAPI:
         app.router.routes.extend(module.routes.routes)
     keep_apart(app.routes)
     docs.install(app)
+    signin.install(app)
     app.mount("/ext", _extensions)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, seconds=settings.body_seconds)
     app.add_middleware(RequestContext, clock=chosen)

@@ -14,7 +14,7 @@ from psycopg import OperationalError
 from psycopg_pool import PoolTimeout
 
 from ordinaut.api import json
-from ordinaut.api.dependencies import OPENED, authenticate, services
+from ordinaut.api.dependencies import OPENED, Requires, authenticate, services
 from ordinaut.api.errors import UnsupportedMediaType
 from ordinaut.api.schemas.base import Problem
 from ordinaut.errors import InvalidInput
@@ -48,6 +48,7 @@ class Route(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Any]:
         handle = super().get_route_handler()
         has_body = self.body_field is not None
+        has_rule = any(isinstance(one.call, Requires) for one in self.dependant.dependencies)
 
         async def handler(request: Request) -> Response:
             if b"%00" in request.scope["query_string"]:
@@ -57,7 +58,7 @@ class Route(APIRoute):
             if has_body and await strict.body():
                 _check_media_type(strict)
                 await strict.json()
-            if request.method == "POST" and HEADER in request.headers:
+            if request.method == "POST" and HEADER in request.headers and has_rule:
                 return await _once(strict, handle)
             try:
                 return await handle(strict)
@@ -101,8 +102,6 @@ def _check_media_type(request: Request) -> None:
 
 async def _once(request: StrictRequest, handle: Handler) -> Response:
     """Answer a key once: the change and its answer are committed together."""
-    if "authorization" not in request.headers:  # a public route, or one that answers 401
-        return await handle(request)
     agent = await authenticate(request)
     key = request.headers[HEADER]
     if not 0 < len(key) <= MAX_KEY or not key.isprintable():

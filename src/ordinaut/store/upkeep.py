@@ -20,6 +20,7 @@ _OF_LIVE_RUNS = ("step_run", "run_log")
 _BRIEF = (
     ("old_answers", timedelta(days=1)),
     ("old_tokens", timedelta(days=1)),
+    ("old_sessions", timedelta(days=1)),
     ("old_revocations", timedelta(0)),
     ("old_processes", timedelta(days=1)),
     ("old_starts", timedelta(0)),

@@ -83,7 +83,7 @@ async def test_an_agent_without_scopes_gets_and_changes_nothing(
     assert await rows(db, "SELECT count(*) FROM agent") == [(1,)]
     assert await rows(db, "SELECT count(*) FROM secret") == [(0,)]
     actions = {action for (action,) in await rows(db, "SELECT action FROM audit_log")}
-    assert actions <= {"auth.revoke", "auth.token"}
+    assert actions <= {"auth.revoke", "auth.token", "auth.sign_in_failed"}
 
 
 JUDGE = """

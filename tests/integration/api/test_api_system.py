@@ -41,6 +41,7 @@ PUBLIC = {
     ("get", "/health/ready"),
     ("post", "/auth/token"),
     ("post", "/auth/refresh"),
+    ("post", "/auth/session"),
 }
 
 
@@ -62,6 +63,8 @@ def concrete(path: str) -> str:
 ANYONE = {
     ("get", "/auth/me"),
     ("post", "/auth/revoke"),
+    ("get", "/auth/session"),
+    ("delete", "/auth/session"),
     ("post", "/runs/{run_id}/approve"),
     ("post", "/runs/{run_id}/reject"),
 }

@@ -1,18 +1,23 @@
-"""Signing in and out: keys are exchanged for tokens, tokens are renewed and ended."""
+"""Signing in and out: keys are exchanged for tokens or sessions, which are renewed and ended."""
 
 from __future__ import annotations
 
-from fastapi import Request, status
+from fastapi import Request, Response, status
 
-from ordinaut.api.dependencies import Anyone, Parts, origin
+from ordinaut.api import browser
+from ordinaut.api.dependencies import SESSION, Anyone, Parts, origin
 from ordinaut.api.routing import router
 from ordinaut.api.schemas.agents import (
     KeyExchange,
     Me,
     RefreshExchange,
     Revocation,
+    SessionOut,
     TokensOut,
 )
+from ordinaut.api.sessions import Sessions
+from ordinaut.errors import NotFound
+from ordinaut.store.sessions import Session
 
 routes = router("/auth", "auth")
 
@@ -42,3 +47,48 @@ async def revoke(body: Revocation, work: Anyone) -> None:
 async def me(work: Anyone) -> Me:
     """Say who the credential belongs to and what it may do."""
     return Me(id=work.agent.id, name=work.agent.name, scopes=sorted(work.agent.scopes))
+
+
+@routes.post("/session")
+async def sign_in(
+    body: KeyExchange, parts: Parts, request: Request, response: Response
+) -> SessionOut:
+    """Sign a browser in: the answer sets a cookie, and holds what unsafe requests need besides."""
+    browser.check_origin(request)
+    sessions = parts.auth.sessions
+    former = browser.cookie(request)
+    begun = await sessions.begin(body.api_key, former=former, origin=origin(request))
+    seconds = parts.settings.browser_session_seconds
+    browser.keep(request, response, begun.value, seconds=seconds)
+    return _session(sessions, begun.session)
+
+
+@routes.get("/session")
+async def session(work: Anyone, request: Request) -> SessionOut:
+    """Say who is signed in with this browser, and the token that unsafe requests need."""
+    return _session(work.parts.auth.sessions, _session_of(request))
+
+
+@routes.delete("/session", status_code=status.HTTP_204_NO_CONTENT)
+async def sign_out(work: Anyone, request: Request, response: Response) -> None:
+    """Sign this browser out."""
+    await work.parts.auth.sessions.end(_session_of(request), actor=work.actor)
+    browser.drop(request, response)
+
+
+def _session_of(request: Request) -> Session:
+    found: Session | None = request.scope.get(SESSION)
+    if found is None:
+        raise NotFound("the request has an Authorization header, and so no session")
+    return found
+
+
+def _session(sessions: Sessions, found: Session) -> SessionOut:
+    agent = found.agent
+    return SessionOut(
+        id=agent.id,
+        name=agent.name,
+        scopes=sorted(agent.scopes),
+        csrf_token=sessions.token(found),
+        expires_at=found.expires_at,
+    )

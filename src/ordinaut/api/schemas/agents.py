@@ -115,3 +115,10 @@ class Me(Answer):
     id: UUID
     name: str
     scopes: list[str]
+
+
+class SessionOut(Me):
+    """Who is signed in with a browser, until when at most, and the token of its requests."""
+
+    csrf_token: str
+    expires_at: Instant

@@ -96,6 +96,9 @@ DELETE FROM rated_start WHERE until < %(before)s;
 -- name: old_tokens
 DELETE FROM refresh_token WHERE expires_at < %(before)s;
 
+-- name: old_sessions
+DELETE FROM browser_session WHERE expires_at < %(before)s;
+
 -- name: old_revocations
 DELETE FROM revoked_token WHERE expires_at < %(before)s;
 

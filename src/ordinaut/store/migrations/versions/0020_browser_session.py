@@ -1,0 +1,14 @@
+"""Sessions of people who signed in with a browser."""
+
+from importlib import resources
+
+from alembic import op
+
+revision = "0020_browser_session"
+down_revision = "0019_task_retention"
+
+
+def upgrade() -> None:
+    sql = resources.files("ordinaut.store").joinpath(f"migrations/versions/{revision}.sql")
+    bind = op.get_bind().execution_options(no_parameters=True)
+    bind.exec_driver_sql(sql.read_text())
