@@ -19,9 +19,12 @@ import httpx2
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from fastapi import FastAPI
 
 from calling import NOW, TASK, act, client_to, create, make_agent, settings_of, started
+from ordinaut.api.browser import COOKIE
 from ordinaut.clock import TravelClock
+from ordinaut.config import Settings
 from ordinaut.errors import ToolError
 from ordinaut.store import agents
 from ordinaut.store.database import Database
@@ -89,9 +92,43 @@ async def scene(shared_url: str, shared_db: Database) -> AsyncIterator[Scene]:
         names |= {"key": key, "KEY": key.upper(), "key:-9": key[:-9],
                   "agent": names["root"], "access": tokens["access_token"],
                   "refresh": tokens["refresh_token"]}  # fmt: skip
+        names |= {"others": (await create(clients["other"]))["id"]}
+        names |= await signed_in(app, made["owner"][1])
+        names |= await ended_sessions(app, shared_db, settings, clients["root"])
         yield Scene(clients, names, names["access"], agents.derive(settings, "jwt"), shared_db)
         for client in clients.values():
             await client.aclose()
+
+
+async def signed_in(app: FastAPI, key: str) -> dict[str, str]:
+    """Return the cookie and the token of a browser, and the token of another one."""
+    cookie, csrf = await sign_in(app, key)
+    _, other = await sign_in(app, key)
+    return {"cookie": cookie, "csrf": csrf, "csrf:-1": csrf[:-1], "other_csrf": other}
+
+
+async def ended_sessions(
+    app: FastAPI, db: Database, settings: Settings, root: httpx2.AsyncClient
+) -> dict[str, str]:
+    """Return what does not serve any more: a cookie signed out, one whose key is revoked."""
+    agent_id, key = await make_agent(db, settings)
+    ended, csrf = await sign_in(app, key)
+    keyless, _ = await sign_in(app, key)
+    async with client_to(app) as client:
+        headers = {"Cookie": f"{COOKIE}={ended}", "X-CSRF-Token": csrf}
+        assert (await client.delete("/auth/session", headers=headers)).status_code == 204
+    shown = (await root.get(f"/agents/{agent_id}/keys")).json()["items"][0]
+    assert (await root.delete(f"/agents/{agent_id}/keys/{shown['id']}")).status_code == 204
+    return {"ended": ended, "keyless": keyless, "revoked": key}
+
+
+async def sign_in(app: FastAPI, key: str) -> tuple[str, str]:
+    """Sign a browser in; return its cookie and its token."""
+    async with client_to(app) as client:
+        answer = await client.post("/auth/session", json={"api_key": key})
+    assert answer.status_code == 200
+    cookie = answer.headers["set-cookie"].partition(";")[0].removeprefix(f"{COOKIE}=")
+    return cookie, answer.json()["csrf_token"]
 
 
 def filled(value: Any, names: dict[str, str]) -> Any:
@@ -184,7 +221,7 @@ async def footprint(db: Database) -> Any:
     """All that a refused request may have changed."""
     tables = ("task", "task_definition", "schedule", "due_work", "agent", "api_key", "secret",
               "calendar", "event", "revoked_token", "webhook", "webhook_secret",
-              "webhook_delivery")  # fmt: skip
+              "webhook_delivery", "browser_session")  # fmt: skip
     counts = ", ".join(f"(SELECT (count(*), md5(string_agg(t::text, '' ORDER BY t::text)))::text "
                        f"FROM {table} AS t)" for table in tables)  # fmt: skip
     # When a key was used last may change.
@@ -214,6 +251,8 @@ async def test_an_attack_over_http_is_refused_and_changes_nothing(
     assert case.get("says", "") in answer.text
     if "unsaid" in case:
         assert case["unsaid"] not in answer.headers["x-request-id"]
+    if "leads" in case:
+        assert answer.headers["location"] == case["leads"]
     if "without" in case:
         assert not [name for name in answer.headers if name.startswith(case["without"])]
     assert "Traceback" not in answer.text
