@@ -54,6 +54,12 @@ function bodySchema(operation) {
   return content && content["application/json"] && content["application/json"].schema;
 }
 
+// Who signed in at /signin needs no credential, but the token of the session.
+async function csrfToken() {
+  const answer = await fetch("./auth/session");
+  return answer.ok ? (await answer.json()).csrf_token : "";
+}
+
 async function send(method, path, operation, inputs, body, output) {
   let url = path;
   const query = new URLSearchParams();
@@ -64,6 +70,7 @@ async function send(method, path, operation, inputs, body, output) {
   const headers = {};
   const credential = document.getElementById("credential").value.trim();
   if (credential) headers.Authorization = `Bearer ${credential}`;
+  else if (method !== "get") headers["X-CSRF-Token"] = await csrfToken();
   for (const { parameter, input } of inputs) {
     if (parameter.in === "header" && input.value) headers[parameter.name] = input.value;
   }

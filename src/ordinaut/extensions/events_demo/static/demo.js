@@ -1,13 +1,20 @@
-// fetch, not EventSource: only fetch can send the key in a header.
+// Who signed in at /signin has a cookie, and its token for what changes something.
+// fetch, not EventSource: only fetch can send a key in a header.
 const byId = (id) => document.getElementById(id);
 const base = "/ext/events_demo";
 const LOOK_AGAIN = 2000; // ms; a message is a dead letter seconds after it was published
 let streaming = false;
 let looking = null;
 
-function request(path, options = {}) {
+async function csrfToken() {
+  const answer = await fetch("/auth/session");
+  return answer.ok ? (await answer.json()).csrf_token : "";
+}
+
+async function request(path, options = {}) {
   const headers = { "content-type": "application/json" };
   if (byId("key").value) headers.authorization = `Bearer ${byId("key").value}`;
+  else if (options.method) headers["x-csrf-token"] = await csrfToken();
   return fetch(base + path, { ...options, headers });
 }
 
