@@ -4,8 +4,8 @@ from importlib import resources
 
 from alembic import op
 
-revision = "0020_browser_session"
-down_revision = "0019_task_retention"
+revision = "0021_browser_session"
+down_revision = "0020_worker_lost"
 
 
 def upgrade() -> None:
