@@ -67,6 +67,7 @@ async def scene(shared_url: str, shared_db: Database) -> AsyncIterator[Scene]:
         "root": ("admin",),
         "owner": OWNED,
         "other": OWNED,
+        "person": OWNED,
         "reader": ("tasks:read",),
         "clerk": ("agents:admin", "tasks:read"),
     }
@@ -92,8 +93,7 @@ async def scene(shared_url: str, shared_db: Database) -> AsyncIterator[Scene]:
         names |= {"key": key, "KEY": key.upper(), "key:-9": key[:-9],
                   "agent": names["root"], "access": tokens["access_token"],
                   "refresh": tokens["refresh_token"]}  # fmt: skip
-        names |= {"others": (await create(clients["other"]))["id"]}
-        names |= await signed_in(app, made["owner"][1])
+        names |= await signed_in(app, made["person"][1])
         names |= await ended_sessions(app, shared_db, settings, clients["root"])
         yield Scene(clients, names, names["access"], agents.derive(settings, "jwt"), shared_db)
         for client in clients.values():
