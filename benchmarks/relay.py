@@ -24,7 +24,7 @@ from ordinaut.devserver.valkey import EmbeddedValkey
 from ordinaut.model import Event, uuid7
 from ordinaut.scheduler.spine import BATCH, Relay
 from ordinaut.store import journal, migrate
-from ordinaut.store.database import Database
+from ordinaut.store.database import SMALL, Database
 
 ROUNDS = 3
 TOPICS = ("run.queued", "run.started", "step.succeeded", "run.succeeded")
@@ -79,7 +79,7 @@ async def stored(url: str) -> list[Entry]:
 
 async def measure(database_url: str, redis_url: str, count: int) -> dict[str, float]:
     relay_rates, plain_rates = [], []
-    async with Database(database_url, size=2) as db:
+    async with Database(database_url, size=2, options=SMALL) as db:
         for _ in range(ROUNDS):
             relay_rates.append(await relayed(db, redis_url, count))
             plain_rates.append(await plain(redis_url, await stored(redis_url)))
