@@ -90,9 +90,11 @@ async def tick(
     try:
         async with db.transaction() as tx:
             result = await _fire(tx, calendars, limit=limit, now=now)
+            await _hint(tx, promoted + closed.runs + result.enqueued)
     except (DataError, IntegrityError):
         async with db.transaction() as tx:
             result = await _fire(tx, calendars, limit=limit, now=now, one_by_one=True)
+            await _hint(tx, promoted + closed.runs + result.enqueued)
     result = replace(
         result,
         enqueued=result.enqueued + closed.runs,
@@ -100,12 +102,15 @@ async def tick(
         promoted=promoted,
         more=result.more or closed.more or promoted == limit,
     )
-    if promoted or result.enqueued:
-        async with db.connection() as tx:
-            await queue.hint(tx)
     if result.enqueued or result.skipped or result.broken:
         emit("tick.fired", enqueued=result.enqueued, skipped=result.skipped, broken=result.broken)
     return result
+
+
+async def _hint(tx: Tx, ready: int) -> None:
+    """Wake the workers by the commit that makes work ready: another one would cost a flush."""
+    if ready:
+        await queue.hint(tx)
 
 
 async def _fire(

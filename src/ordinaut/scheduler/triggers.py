@@ -64,10 +64,10 @@ class Triggers:
             events, behind, listening = await _read(tx, place)
             heard = await _start(tx, _heard(events, listening), now=place.now)
             await triggers.move_place(tx, behind)
+            if heard.started:
+                await queue.hint(tx)
         if heard.started:
             emit("triggers.started", runs=heard.started)
-            async with self._db.connection() as tx:
-                await queue.hint(tx)
         if heard.held:
             self._held()
         return behind.target is not None

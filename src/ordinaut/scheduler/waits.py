@@ -58,10 +58,10 @@ class Waits:
                 return False
             woken = await _tell_fresh(tx, place)
             looked, more = await _look(tx)
+            if woken + looked:
+                await queue.hint(tx)
         if woken + looked:
             emit("waits.woken", runs=woken + looked)
-            async with self._db.connection() as tx:
-                await queue.hint(tx)
         return more
 
 
