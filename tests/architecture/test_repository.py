@@ -7,7 +7,10 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+from alembic.script import ScriptDirectory
 from packaging.requirements import Requirement
+
+from ordinaut.store import migrate
 
 ROOT = Path(__file__).parent.parent.parent
 MAX_LINES = 400
@@ -28,6 +31,7 @@ FORBIDDEN = [
         ("Co-authored", "-by"),
     ]
 ]
+MIGRATIONS = Path(migrate.__file__).parent / "migrations" / "versions"
 
 
 def files(*suffixes: str) -> Iterator[Path]:
@@ -121,3 +125,10 @@ def test_the_locks_agree_and_every_pin_has_a_hash():
         assert text.count("--hash=sha256:") >= len(pins(lock))
         assert "://" not in text
         assert "--find-links" not in text
+
+
+def test_the_migrations_are_one_chain_in_the_order_of_their_numbers():
+    scripts = ScriptDirectory.from_config(migrate._config(None)).walk_revisions()
+    names = [script.revision for script in scripts]
+    assert names == sorted(names, reverse=True)
+    assert len(names) == len(list(MIGRATIONS.glob("[0-9]*.py")))
