@@ -137,7 +137,7 @@ class Bench:
         seconds = 20 if self._quick else 300
         with psycopg.connect(self._ours.url) as idle:
             idle.execute("SET idle_in_transaction_session_timeout = 0")
-            idle.execute("SELECT pg_current_xact_id(), count(*) FROM due_work")
+            idle.execute("SELECT pg_current_xact_id()")  # no table is locked by that
             found = await self._ours.sustained(rate=HELD, seconds=seconds)
         for words, wanted in (
             ("first 5 s", range(5)),
