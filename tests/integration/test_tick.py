@@ -186,6 +186,21 @@ async def test_a_broken_schedule_pauses_its_task_and_stops_nobody(db: Database):
     assert "Mars/Olympus" in event.event.data["reason"]
 
 
+async def test_a_task_whose_gap_is_too_long_to_search_is_paused_and_not_completed(db: Database):
+    born = datetime(2026, 3, 2, 21, 59, 57, tzinfo=UTC)
+    night = "BYHOUR=22,23,0,1,2,3,4,5,6"
+    rule = f"RRULE:FREQ=SECONDLY\nEXRULE:FREQ=SECONDLY;{night}"
+    task = await add_task(db, "rrule", rule, born=born)
+
+    [result] = await tick_until(db, born + timedelta(seconds=5))
+
+    assert result.broken == 1
+    assert await state(db, task) == ("paused", None)
+    async with db.connection() as tx:
+        [event] = await journal.read_events(tx, limit=9, topic="task.paused")
+    assert "taken away" in event.event.data["reason"]
+
+
 async def test_a_run_that_the_database_refuses_pauses_its_task_and_stops_nobody(db: Database):
     refused = await add_task(db, "cron", "0 * * * *", concurrency_key="k")
     sound = [await add_task(db, "cron", "0 * * * *") for _ in range(3)]

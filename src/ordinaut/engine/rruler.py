@@ -38,7 +38,7 @@ from ordinaut.model import DstFold, DstGap
 
 _UNITS = {Freq.HOURLY: HOUR, Freq.MINUTELY: MINUTE, Freq.SECONDLY: 1}
 # What may be spent on the way to the next hit that nothing excludes, in about 2 µs each. It is
-# enough for a weekend of minutes or an hour of seconds; what needs more counts as ended.
+# enough for a weekend of minutes or an hour of seconds; what needs more is refused.
 _BUDGET = 24_000
 _REMOVED, _EXCLUDED, _STEP, _SEEK, _FAR = 1, 5, 3, 20, 60
 _PATIENCE = 16  # steps of what excludes before it is asked anew from a later instant
@@ -280,6 +280,7 @@ class _Set:
         self._zone = local
 
     def hits(self, after: int) -> Iterator[Hit]:
+        """Yield what is left; raise :class:`InvalidSchedule` where that takes too long to find."""
         against = [_Against(timer, after) for timer in self._excluding]
         spent, last = 0, after
         for hit in distinct(heapq.merge(*(timer.hits(after) for timer in self._including))):
@@ -294,7 +295,12 @@ class _Set:
             spent += sum(one.spent() for one in against)
             last = hit.at
             if spent > _BUDGET:
-                return
+                # Not the end: to say so would complete a task that has more to do.
+                raise refused(
+                    "this can never fire, or not before EXRULE and EXDATE have taken away "
+                    "thousands of occurrences in a row; say what is left by BYHOUR, BYDAY and "
+                    "the like in the RRULE itself"
+                )
 
     def _is_removed(self, at: int) -> bool:
         if at in self._instants:

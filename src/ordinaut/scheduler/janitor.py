@@ -152,9 +152,9 @@ async def _recompute(tx: Tx, tasks: list[Timed], calendars: dict[str, Calendar])
 def _next(task: Timed, calendars: dict[str, Calendar]) -> datetime | None:
     try:
         schedule = compile_schedule(task.schedule, calendars=calendars)
+        occurrence = schedule.next(undecided_after(task))
     except InvalidSchedule:
         return task.next_run_at  # the tick finds it then, and pauses the task with the reason
-    occurrence = schedule.next(undecided_after(task))
     nexts = [occurrence.at if occurrence else None, task.snoozed_to]
     return min((at for at in nexts if at is not None), default=None)
 

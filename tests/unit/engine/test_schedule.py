@@ -162,6 +162,27 @@ def test_a_rule_that_can_never_fire_is_refused_at_once(expr: str) -> None:
     assert time.perf_counter() - started < 0.5  # 50 ms on an idle machine
 
 
+def test_a_gap_that_is_too_long_to_search_is_never_taken_for_the_end() -> None:
+    """Every second but at night: the nine hours take too long to look through, and go on after."""
+    anchor = datetime(2027, 1, 1, 12, tzinfo=UTC)
+    night = "BYHOUR=22,23,0,1,2,3,4,5,6"
+    given = Schedule("rrule", f"RRULE:FREQ=SECONDLY\nEXRULE:FREQ=SECONDLY;{night}", "UTC", anchor)
+    evening = datetime(2027, 1, 1, 21, 59, 58, tzinfo=UTC)
+    compiled = schedule.compile_schedule(given)
+
+    last = compiled.next(evening)
+
+    assert last is not None
+    assert last.at == evening + timedelta(seconds=1)
+    with pytest.raises(InvalidSchedule, match="taken away"):
+        compiled.next(last.at)
+    days = "BYHOUR=7,8,9,10,11,12,13,14,15,16,17,18,19,20,21"
+    said = Schedule("rrule", f"RRULE:FREQ=SECONDLY;{days}", "UTC", anchor)
+    morning = schedule.compile_schedule(said).next(last.at)
+    assert morning is not None
+    assert morning.at == datetime(2027, 1, 2, 7, tzinfo=UTC)
+
+
 def test_what_excludes_may_be_far_denser_than_what_fires() -> None:
     """A rule of seconds against one of years would be half a minute of steps for each year."""
     anchor = datetime(2027, 1, 1, tzinfo=UTC)
