@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cache
 from typing import TypeAlias
 
 from ordinaut.errors import InvalidSchedule
@@ -46,7 +47,7 @@ def meant(kind: str, expr: str) -> str | None:
     if len(expr) > MAX_LENGTH:
         return None  # nobody wrote that by hand, and patterns take their time
     text = expr.strip().upper()
-    for pattern, say in _TABLES.get(kind, ()):
+    for pattern, say in _table(kind):
         match = pattern.search(text)
         if match is not None:
             said = say if isinstance(say, str) else say(match)
@@ -200,7 +201,9 @@ _SAID: dict[str, tuple[tuple[str, Say], ...]] = {
         (r"([+-]\d\d)(\d\d)$", lambda m: f'write the offset with a colon: "{m[1]}:{m[2]}"'),
     ),
 }  # fmt: skip
-_TABLES = {
-    kind: tuple((re.compile(pattern, re.ASCII), say) for pattern, say in table)
-    for kind, table in _SAID.items()
-}
+
+
+@cache
+def _table(kind: str) -> tuple[tuple[re.Pattern[str], Say], ...]:
+    # Compiled when the first mistake is made: most processes never see one.
+    return tuple((re.compile(pattern, re.ASCII), say) for pattern, say in _SAID.get(kind, ()))
