@@ -3,7 +3,7 @@
 ::
 
     PostgreSQL                                    Redis
-    event, event_cursor ──read_fresh──► Relay ──► XADD … XADD, SET marker     (one MULTI)
+    event, event_cursor ──read_fresh──► Relay ──► XADD … XADD, SET marker     (one script)
                         ◄─save_cursor──       ◄── marker
 
 The marker is the cursor, written beside the entries that it counts. So Redis itself says what
