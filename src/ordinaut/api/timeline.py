@@ -25,7 +25,7 @@ from ordinaut.api.schemas.timeline import (
 )
 from ordinaut.engine.schedule import CompiledSchedule
 from ordinaut.errors import Conflict, InvalidInput
-from ordinaut.model import NewWork, Schedule, Task, uuid7
+from ordinaut.model import Schedule, Task
 from ordinaut.store import backfill as store
 from ordinaut.store import ledger, queue, runs, schedules, tasks
 from ordinaut.store.database import Tx
@@ -45,17 +45,11 @@ async def run_now(tx: Tx, work: Work, record: TaskRecord, body: RunNow) -> Run:
         raise Conflict("a canceled task can not be run")
     await quotas.runs(work, adding=1)
     [timed] = await schedules.load(tx, [task.id])
-    made = NewWork(
-        id=uuid7(),
-        task_id=task.id,
-        task_version=task.version,
-        scheduled_for=None,
+    made = timed.run(
+        "run_now",
         run_at=body.run_at or work.now,
-        priority=body.priority or task.priority,
-        trigger="run_now",
-        created_by=timed.created_by,
         payload=None if body.params is None else {"params": body.params},
-        lane=timed.lane,
+        priority=body.priority,
     )
     await queue.enqueue(tx, [made], now=work.now)
     await queue.hint(tx)

@@ -12,12 +12,21 @@ from uuid import UUID
 from ordinaut import subscribers
 from ordinaut.bus import Bus
 from ordinaut.clock import Clock
-from ordinaut.engine.lanes import lane
 from ordinaut.engine.tool import NotYet, ToolContext
 from ordinaut.errors import Conflict, NotFound, ToolError, Unavailable
-from ordinaut.model import Event, Json, NewWork
+from ordinaut.model import Event, Json
 from ordinaut.plugins.base import Figures
-from ordinaut.store import agents, cluster, figures, journal, queue, runs, tasks, triggers
+from ordinaut.store import (
+    agents,
+    cluster,
+    figures,
+    journal,
+    queue,
+    runs,
+    schedules,
+    tasks,
+    triggers,
+)
 from ordinaut.store.database import Database, Tx
 from ordinaut.store.events import RESERVED
 from ordinaut.store.runs import Run
@@ -129,24 +138,8 @@ class StoreServices:
         added: dict[str, Json] = {"depth": depth, "called_at": now.isoformat()}
         if params is not None:
             added["params"] = call.redacted(params)
-        work = NewWork(
-            id=run_id,
-            task_id=task.id,
-            task_version=task.version,
-            scheduled_for=None,
-            run_at=now,
-            priority=task.priority,
-            trigger="task",
-            created_by=task.created_by,
-            payload=added,
-            lane=lane(
-                task.id,
-                key=task.concurrency_key,
-                most=task.max_concurrency,
-                rate=task.rate_limit,
-                overlap=task.overlap,
-            ),
-        )
+        [timed] = await schedules.load(tx, [task_id])
+        work = timed.run("task", run_at=now, payload=added, id=run_id)
         await queue.enqueue(tx, [work], now=now)
         await queue.hint(tx)
 

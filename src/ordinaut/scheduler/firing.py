@@ -9,7 +9,7 @@ from datetime import datetime
 from uuid import UUID
 
 from ordinaut.engine.schedule import jitter
-from ordinaut.model import Event, Json, NewWork, Verdict, uuid7
+from ordinaut.model import Event, Json, NewWork, Verdict
 from ordinaut.store import journal, ledger, queue, schedules
 from ordinaut.store.database import Tx
 from ordinaut.store.ledger import Skipped
@@ -95,18 +95,7 @@ def _work(task: Timed, payload: Json, *, at: datetime, now: datetime) -> NewWork
     run_at = now
     if task.jitter_seconds:
         run_at += jitter(task.task_id, at, task.jitter_seconds)
-    return NewWork(
-        uuid7(),
-        task.task_id,
-        task.version,
-        None,
-        run_at,
-        task.priority,
-        "event",
-        task.created_by,
-        payload,
-        task.lane,
-    )
+    return task.run("event", run_at=run_at, payload=payload)
 
 
 def _is_in_time(task: Timed, at: datetime) -> bool:

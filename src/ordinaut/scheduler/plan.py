@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from ordinaut.engine.schedule import CompiledSchedule, Exclusion, jitter
-from ordinaut.model import NewWork, uuid7
+from ordinaut.model import NewWork
 from ordinaut.scheduler.catchup import Absences, Following, Ruling
 from ordinaut.store.ledger import Skipped
 from ordinaut.store.schedules import Advance, Timed
@@ -184,17 +184,7 @@ def _work(task: Timed, occurrence: Due) -> NewWork:
     run_at, at = occurrence
     if task.jitter_seconds and run_at == at:
         run_at += jitter(task.task_id, at, task.jitter_seconds)
-    return NewWork(
-        uuid7(),
-        task.task_id,
-        task.version,
-        at,
-        run_at,
-        task.priority,
-        "schedule",
-        task.created_by,
-        lane=task.lane,
-    )
+    return task.run("schedule", run_at=run_at, scheduled_for=at)
 
 
 def _skipped(task: Timed, at: datetime, ruling: Ruling) -> Skipped:

@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from ordinaut.engine.schedule import CompiledSchedule
-from ordinaut.model import NewWork, uuid7
 from ordinaut.store import ledger, queue
 from ordinaut.store.database import Tx
 from ordinaut.store.schedules import Timed
@@ -45,20 +44,6 @@ async def backfill(
     found = schedule.between(since - _MICROSECOND, last, limit=limit + 1)
     ats = [occurrence.at for occurrence in found[:limit]]
     done = set() if again else await ledger.with_runs(tx, task.task_id, ats)
-    work = [_work(task, at, run_at=now) for at in ats if at not in done]
+    work = [task.run("backfill", run_at=now, scheduled_for=at) for at in ats if at not in done]
     made = await queue.enqueue(tx, work, now=now)
     return Backfilled(made, len(ats), ats[-1] if len(found) > limit else None)
-
-
-def _work(task: Timed, at: datetime, *, run_at: datetime) -> NewWork:
-    return NewWork(
-        uuid7(),
-        task.task_id,
-        task.version,
-        at,
-        run_at,
-        task.priority,
-        "backfill",
-        task.created_by,
-        lane=task.lane,
-    )

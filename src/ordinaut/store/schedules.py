@@ -18,7 +18,17 @@ from typing import Any
 from uuid import UUID
 
 from ordinaut.engine.lanes import lane
-from ordinaut.model import Catchup, Json, Lane, Overlap, Schedule, TaskStatus
+from ordinaut.model import (
+    Catchup,
+    Json,
+    Lane,
+    NewWork,
+    Overlap,
+    Schedule,
+    TaskStatus,
+    Trigger,
+    uuid7,
+)
 from ordinaut.store import ledger
 from ordinaut.store.database import Queries, Tx
 from ordinaut.store.ledger import Skipped
@@ -63,6 +73,30 @@ class Timed:
             most=self.max_concurrency,
             rate=self.rate_limit,
             overlap=self.overlap,
+        )
+
+    def run(
+        self,
+        trigger: Trigger,
+        *,
+        run_at: datetime,
+        scheduled_for: datetime | None = None,
+        payload: Json = None,
+        priority: int | None = None,
+        id: UUID | None = None,
+    ) -> NewWork:
+        """Return a run of the task as it is now, of its own ``priority`` unless one is given."""
+        return NewWork(
+            id or uuid7(),
+            self.task_id,
+            self.version,
+            scheduled_for,
+            run_at,
+            priority or self.priority,
+            trigger,
+            self.created_by,
+            payload,
+            self.lane,
         )
 
 

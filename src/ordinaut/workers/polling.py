@@ -17,7 +17,7 @@ from ordinaut.engine import probe as engine
 from ordinaut.engine.probe import Judgement
 from ordinaut.engine.schedule import jitter
 from ordinaut.engine.steps import Probe
-from ordinaut.model import Event, Json, NewWork, Verdict, uuid7
+from ordinaut.model import Event, Json, NewWork, Verdict
 from ordinaut.store import calendars, journal, leaders, ledger, probes, queue, schedules, triggers
 from ordinaut.store.database import Tx
 from ordinaut.store.ledger import Skipped
@@ -149,17 +149,8 @@ def _work(task: Timed, poll: Poll, finding: Finding) -> NewWork:
     run_at = finding.at
     if task.jitter_seconds:
         run_at += jitter(task.task_id, poll.due_at, task.jitter_seconds)
-    return NewWork(
-        uuid7(),
-        task.task_id,
-        task.version,
-        poll.due_at,
-        run_at,
-        task.priority,
-        "condition",
-        task.created_by,
-        {"probe": finding.result},
-        task.lane,
+    return task.run(
+        "condition", run_at=run_at, scheduled_for=poll.due_at, payload={"probe": finding.result}
     )
 
 
