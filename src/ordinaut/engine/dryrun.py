@@ -7,7 +7,7 @@ task. Secrets appear as placeholders.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
@@ -18,13 +18,12 @@ from ordinaut.engine.attempt import Attempt, Context, error_json
 from ordinaut.engine.context import RunContext
 from ordinaut.engine.expression import Expression
 from ordinaut.engine.invocation import Invoker, validate
-from ordinaut.engine.outcome import RunInfo
+from ordinaut.engine.outcome import RunInfo, Unwritten
 from ordinaut.engine.registry import ToolRegistry
 from ordinaut.engine.steps import Foreach, Pipeline, Probe, Step
 from ordinaut.engine.template import Template, parse_template, search
-from ordinaut.engine.tool import Report
 from ordinaut.errors import InvalidArguments, StepError
-from ordinaut.model import Json, StepRecord
+from ordinaut.model import Json
 
 MAX_ITEMS_SHOWN = 10
 MASK = "***"  # stands for the value of any secret
@@ -119,19 +118,6 @@ async def render_steps(
     return replace(await rehearsal.perform(pipeline), probe=shown)
 
 
-class _Silence:
-    """The journal of a run that must leave no trace."""
-
-    async def checkpoint(self, records: Sequence[StepRecord]) -> None:
-        return None
-
-    async def begin(self, record: StepRecord) -> None:
-        return None
-
-    def report(self, report: Report) -> None:
-        return None
-
-
 async def _placeholders(names: frozenset[str]) -> Mapping[str, str]:
     return dict.fromkeys(names, MASK)
 
@@ -152,7 +138,7 @@ class _Rehearsal:
         self._unknown: set[str] = set()
         self._probe_unknown = False
         self._invoker = Invoker(
-            run, registry, journal=_Silence(), clock=clock, secrets=_placeholders, named=named
+            run, registry, journal=Unwritten(), clock=clock, secrets=_placeholders, named=named
         )
 
     async def poll(self, probe: Probe, condition: str, *, given: Json) -> Json:

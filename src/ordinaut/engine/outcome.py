@@ -48,6 +48,19 @@ class Journal(Protocol):
         """Take a log line or a progress report; must not block."""
 
 
+class Unwritten:
+    """The journal of a run that leaves no trace, and has nothing to resume."""
+
+    async def checkpoint(self, records: Sequence[StepRecord]) -> None:
+        return None
+
+    async def begin(self, record: StepRecord) -> None:
+        return None
+
+    def report(self, report: Report) -> None:
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class Succeeded:
     """All steps ended. ``steps`` are the records that are not durable yet."""

@@ -26,12 +26,12 @@ from ordinaut.engine.attempt import Attempt, error_json
 from ordinaut.engine.calls import describe
 from ordinaut.engine.context import RunContext
 from ordinaut.engine.invocation import Invoker
-from ordinaut.engine.outcome import RunInfo
+from ordinaut.engine.outcome import RunInfo, Unwritten
 from ordinaut.engine.registry import ToolRegistry
 from ordinaut.engine.steps import Probe
-from ordinaut.engine.tool import NotYet, Report
+from ordinaut.engine.tool import NotYet
 from ordinaut.errors import StepError, StepTimeout
-from ordinaut.model import Json, StepRecord
+from ordinaut.model import Json
 from ordinaut.store import probes
 from ordinaut.store.probes import Poll
 from ordinaut.telemetry import emit, logger
@@ -220,23 +220,10 @@ class Prober:
         invoker = Invoker(
             run,
             self._registry,
-            journal=_Unwritten(),
+            journal=Unwritten(),
             clock=self._clock,
             secrets=self._vault.of(plan.definition.created_by),
             named=frozenset() if arguments is None else arguments.secrets,
         )
         context = RunContext(run, plan.pipeline.params).view()
         return await invoker.invoke(Attempt(probe.call, None, None, None, at), context)
-
-
-class _Unwritten:
-    """The journal of what is not a run: there is nothing to resume."""
-
-    async def checkpoint(self, records: Sequence[StepRecord]) -> None:
-        return None
-
-    async def begin(self, record: StepRecord) -> None:
-        return None
-
-    def report(self, report: Report) -> None:
-        return None
