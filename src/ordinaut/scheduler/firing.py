@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -119,18 +118,7 @@ def _advance(firing: Firing) -> Advance:
 
 
 def _events(firing: Firing) -> list[Event]:
-    task_id = firing.task.task_id
-    events = []
-    if firing.skipped:
-        ats = sorted(s.scheduled_for for s in firing.skipped)
-        data = {
-            "verdicts": Counter(s.verdict for s in firing.skipped),
-            "first": ats[0].isoformat(),
-            "last": ats[-1].isoformat(),
-            "reason": firing.skipped[-1].reason,
-            "trigger": "event",
-        }
-        events.append(Event("task.skipped", data, task_id))
+    events = ledger.announce(firing.skipped, trigger="event")
     if firing.work and firing.is_spent:
-        events.append(Event("task.completed", {"status": "completed"}, task_id))
+        events.append(Event("task.completed", {"status": "completed"}, firing.task.task_id))
     return events

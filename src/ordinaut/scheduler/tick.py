@@ -26,7 +26,6 @@ is due again at once.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -242,18 +241,9 @@ async def _write(tx: Tx, plans: Sequence[Plan], situation: _Situation) -> None:
 
 
 def _events(plan: Plan) -> list[Event]:
-    task_id = plan.task.task_id
-    events = []
-    if plan.skipped:
-        ats = sorted(s.scheduled_for for s in plan.skipped)
-        data = {
-            "verdicts": Counter(s.verdict for s in plan.skipped),
-            "first": ats[0].isoformat(),
-            "last": ats[-1].isoformat(),
-        }
-        events.append(Event("task.skipped", data, task_id))
+    events = ledger.announce(plan.skipped)
     if plan.completed:
-        events.append(Event("task.completed", {"status": "completed"}, task_id))
+        events.append(Event("task.completed", {"status": "completed"}, plan.task.task_id))
     return events
 
 

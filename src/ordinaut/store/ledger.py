@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from ordinaut.model import RunStatus, Verdict
+from ordinaut.model import Event, Json, RunStatus, Trigger, Verdict
 from ordinaut.store.database import Queries, Tx
 from ordinaut.store.results import array
 
@@ -50,6 +51,24 @@ async def record(tx: Tx, skipped: Sequence[Skipped], *, now: datetime | None = N
             "now": now,
         },
     )
+
+
+def announce(skipped: Sequence[Skipped], *, trigger: Trigger | None = None) -> list[Event]:
+    """Return the event, if any, that tells what one task skipped.
+
+    What a ``trigger`` other than the clock caused is told with its last reason.
+    """
+    if not skipped:
+        return []
+    ats = sorted(one.scheduled_for for one in skipped)
+    data: dict[str, Json] = {
+        "verdicts": Counter(one.verdict for one in skipped),
+        "first": ats[0].isoformat(),
+        "last": ats[-1].isoformat(),
+    }
+    if trigger is not None:
+        data |= {"reason": skipped[-1].reason, "trigger": trigger}
+    return [Event("task.skipped", data, skipped[0].task_id)]
 
 
 async def occurrences(

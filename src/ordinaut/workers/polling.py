@@ -177,17 +177,8 @@ def _health(poll: Poll, finding: Finding) -> list[Event]:
 
 
 def _events(task_id: UUID, outcome: _Outcome, *, over: bool) -> list[Event]:
-    events = []
-    if (skipped := outcome.skipped) is not None:
-        at = skipped.scheduled_for.isoformat()
-        data = {
-            "verdicts": {skipped.verdict: 1},
-            "first": at,
-            "last": at,
-            "reason": skipped.reason,
-            "trigger": "condition",
-        }
-        events.append(Event("task.skipped", data, task_id))
+    skipped = [] if outcome.skipped is None else [outcome.skipped]
+    events = ledger.announce(skipped, trigger="condition")
     if over:
         events.append(Event("task.completed", {"status": "completed"}, task_id))
     return events
