@@ -19,6 +19,7 @@ from ordinaut.plugins.base import Message
 from ordinaut.plugins.events import Consumer, Pace, Subscription
 from ordinaut.store import journal
 from ordinaut.store.database import Database
+from working import until
 
 STREAM = transport.extension_stream("demo", "told")
 QUICK = Pace(block=0.05, first_pause=0.001, claim_idle=0.001, claim_every=100.0, tries=2)
@@ -75,6 +76,12 @@ async def claimed(bus: Bus, consumer: str) -> transport.Message:
         while not (found := await bus.claim(STREAM, "demo:one", consumer, idle=0, limit=10)):
             pass
     return found[0]
+
+
+async def asked(db: Database) -> list[tuple[object, ...]]:
+    """What the audit log says of dead letters."""
+    query = "SELECT action, entity_id, after FROM audit_log WHERE action LIKE 'dead%%' ORDER BY seq"
+    return await rows(db, query)
 
 
 async def told(client: httpx2.AsyncClient) -> dict[str, object]:
@@ -150,10 +157,7 @@ async def test_a_dead_letter_is_listed_and_redelivered_to_its_group_alone(
     assert (await act(admin, "/events/dead-letters/redeliver", **query, ids=[letter["id"]])) == {
         "count": 0
     }
-    [(action, entity_id), *_] = await rows(
-        db, "SELECT action, entity_id FROM audit_log WHERE action LIKE 'dead%%' ORDER BY seq"
-    )
-    assert (action, entity_id) == ("dead_letters.redeliver", STREAM)
+    assert await asked(db) == [("dead_letters.redeliver", STREAM, {"ids": [letter["id"]]})] * 2
 
 
 async def test_a_letter_that_is_poison_still_comes_back_once(
@@ -261,6 +265,43 @@ async def test_a_letter_of_a_group_that_is_gone_stays(bus: Bus, admin: httpx2.As
 
     assert "demo:gone" in assert_problem(answer, status=409)["detail"]
     assert await bus.length(STREAM + transport.DEAD) == 1
+
+
+@pytest.mark.parametrize("verb", ["redeliver", "drop"])
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "once"}])
+async def test_what_was_asked_is_in_the_audit_log_although_redis_refuses(
+    db: Database, database_url: str, verb: str, headers: dict[str, str]
+) -> None:
+    settings = settings_of(database_url)  # where no Redis listens
+    _, key = await make_agent(db, settings, "admin")
+    body = {"stream": STREAM, "ids": ["1-0"]}
+    async with started(settings, TravelClock(NOW)) as app, client_to(app, key) as client:
+        answer = await client.post(f"/events/dead-letters/{verb}", json=body, headers=headers)
+
+    assert_problem(answer, status=503)
+    assert await asked(db) == [(f"dead_letters.{verb}", STREAM, {"ids": ["1-0"]})]
+
+
+async def test_no_dead_letter_is_touched_before_that_is_in_the_audit_log(
+    db: Database, bus: Bus, admin: httpx2.AsyncClient
+) -> None:
+    await bus.put(Entry(STREAM + transport.DEAD, {"id": "1", "group": "demo:one"}))
+    [letter] = await subscribers.letters(bus, STREAM, before=None, limit=10)
+
+    async def waits() -> bool:
+        query = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        return bool(await rows(db, query))
+
+    async with asyncio.TaskGroup() as group, db.transaction() as tx:
+        await tx.execute("LOCK TABLE audit_log IN EXCLUSIVE MODE")
+        dropping = group.create_task(
+            act(admin, "/events/dead-letters/drop", stream=STREAM, ids=[letter.id])
+        )
+        await until(waits, what="the entry waits for the table")
+        assert await bus.length(STREAM + transport.DEAD) == 1
+
+    assert dropping.result() == {"count": 1}
+    assert [action for action, *_ in await asked(db)] == ["dead_letters.drop"]
 
 
 async def test_other_keys_of_redis_are_nobodys_dead_letters(

@@ -45,21 +45,23 @@ async def find(query: Annotated[DeadLetterQuery, Query()], work: SystemRead) -> 
 @routes.post("/dead-letters/redeliver")
 async def redeliver(body: DeadLetters, work: Administration) -> Handled:
     """Give dead letters to the groups once more that could not handle them."""
-    count = await subscribers.redeliver(work.parts.bus, body.stream, body.ids)
     await _note(work, body, action="redeliver")
-    return Handled(count=count)
+    return Handled(count=await subscribers.redeliver(work.parts.bus, body.stream, body.ids))
 
 
 @routes.post("/dead-letters/drop")
 async def drop(body: DeadLetters, work: Administration) -> Handled:
     """Forget dead letters."""
-    count = await subscribers.drop(work.parts.bus, body.stream, body.ids)
     await _note(work, body, action="drop")
-    return Handled(count=count)
+    return Handled(count=await subscribers.drop(work.parts.bus, body.stream, body.ids))
 
 
 async def _note(work: Work, body: DeadLetters, *, action: str) -> None:
-    async with work.transaction() as tx:
+    """Write down what was asked, before Redis does what no transaction takes back.
+
+    Not in the transaction of an Idempotency-Key: that one ends after the act, or never.
+    """
+    async with work.parts.db.transaction() as tx:
         await audit.record(
             tx,
             work.actor,
