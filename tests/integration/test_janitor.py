@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
@@ -19,6 +19,8 @@ from ordinaut.scheduler import janitor
 from ordinaut.scheduler.janitor import HOLDING, Holding
 from ordinaut.scheduler.leader import LEASE, Leadership
 from ordinaut.scheduler.metronome import Housekeeping, Metronome
+from ordinaut.scheduler.triggers import Triggers
+from ordinaut.scheduler.webhooks import Webhooks
 from ordinaut.store import journal, leaders, ledger, queue, schedules, workers
 from ordinaut.store.database import Database
 from ordinaut.store.ledger import Skipped
@@ -169,20 +171,40 @@ async def test_the_runs_of_a_brief_task_go_in_steps(db: Database, monkeypatch: p
     assert await rows(db, "SELECT id FROM task_run") == []
 
 
-async def test_events_that_were_not_relayed_are_kept_whatever_their_age(db: Database):
-    clock = TravelClock(datetime.now(UTC) + timedelta(days=40))
-    await lead(db, clock=clock, event_retention_days=1)
-    async with db.connection() as tx:
-        await journal.emit(tx, [Event("test.waiting", {})])
-
-    await janitor.drop_history()
-    assert await rows(db, "SELECT count(*) FROM fact") == [(1,)]
-
+async def relay(db: Database) -> None:
+    """Move the place of the relay, as if Redis had taken what is in the outbox."""
     async with db.transaction() as tx:
         cursor = await journal.lock_cursor(tx, "relay")
         assert cursor is not None
         _, behind = await journal.read_fresh(tx, cursor, limit=10)
         await journal.save_cursor(tx, "relay", behind)
+
+
+@pytest.mark.parametrize("partitioned", [True, False])
+@pytest.mark.parametrize("last", ["relay", "triggers", "webhooks"])
+async def test_events_are_kept_until_all_who_read_the_outbox_have_read_them(
+    db: Database, last: str, partitioned: bool
+):
+    """Nothing listens, no webhook exists and no run waits, and yet the places move on."""
+    clock = TravelClock(datetime.now(UTC) + timedelta(days=40))
+    await lead(db, clock=clock, event_retention_days=1)
+    at = None if partitioned else datetime(2020, 1, 1, tzinfo=UTC)
+    async with db.connection() as tx:
+        await journal.emit(tx, [Event("test.waiting", {})], now=at)
+    table = "SELECT tableoid::regclass::text = 'event_default' FROM event"
+    assert await rows(db, table) == [(not partitioned,)]
+    readers: dict[str, Callable[[], Awaitable[object]]] = {
+        "relay": lambda: relay(db),
+        "triggers": Triggers(db).run_once,
+        "webhooks": Webhooks(db).run_once,
+    }
+
+    for name in readers.keys() - {last}:
+        await readers[name]()
+    await janitor.drop_history()
+    assert await rows(db, "SELECT count(*) FROM fact") == [(1,)]
+
+    await readers[last]()
     await janitor.drop_history()
     assert await rows(db, "SELECT count(*) FROM fact") == [(0,)]
 

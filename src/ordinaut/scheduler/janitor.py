@@ -109,7 +109,7 @@ async def drop_history() -> None:
             _dropped(await upkeep.drop_partitions(tx, table, before=(now - keep_runs).date()))
     async with holding.transaction() as tx:
         oldest = _midnight(now - keep_events)
-        if await upkeep.is_relayed(tx, before=oldest):
+        if await upkeep.is_read(tx, before=oldest):
             _dropped(await upkeep.drop_partitions(tx, "event", before=oldest.date()))
     while True:
         async with holding.transaction() as tx:

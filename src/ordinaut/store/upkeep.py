@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 
 from psycopg import errors
 
+from ordinaut.store import deliveries, triggers
 from ordinaut.store.database import Database, Queries, Tx
 
 Parent: TypeAlias = Literal["task_run", "step_run", "run_log", "event"]
@@ -14,6 +15,9 @@ Parent: TypeAlias = Literal["task_run", "step_run", "run_log", "event"]
 SQL = Queries("upkeep")
 
 RUN_TABLES: tuple[Parent, ...] = ("task_run", "step_run", "run_log")
+# Whose places in the outbox move on with every event. Not that of the runs that wait: it stands
+# still while none does, and one that begins to wait looks back by itself.
+READERS = ["relay", triggers.CURSOR, deliveries.CURSOR]
 _OF_LIVE_RUNS = ("step_run", "run_log")
 
 # What is deleted by age, and how old it may become at most.
@@ -77,9 +81,10 @@ def _day(partition: str) -> datetime:
     return datetime.strptime(partition[-8:], "%Y%m%d").replace(tzinfo=UTC)
 
 
-async def is_relayed(tx: Tx, *, before: datetime) -> bool:
-    """Tell whether the relay has passed all events that are older than ``before``."""
-    row = await (await tx.execute(SQL["relayed"], {"before": before})).fetchone()
+async def is_read(tx: Tx, *, before: datetime) -> bool:
+    """Tell whether all readers of the outbox have passed the events older than ``before``."""
+    values = {"before": before, "readers": READERS}
+    row = await (await tx.execute(SQL["is_read"], values)).fetchone()
     return row is not None and bool(row[0])
 
 
@@ -108,5 +113,6 @@ async def sweep(
     for name in _WITH_RUNS:
         deleted += (await tx.execute(SQL[name], {"before": now - keep_runs})).rowcount
     for name, age in (("old_events", keep_events), ("old_deliveries", keep_deliveries)):
-        deleted += (await tx.execute(SQL[name], {"before": now - age})).rowcount
+        values = {"before": now - age, "readers": READERS}
+        deleted += (await tx.execute(SQL[name], values)).rowcount
     return deleted

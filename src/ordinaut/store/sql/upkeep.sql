@@ -18,12 +18,15 @@ SELECT drop_partition(%(name)s);
 SELECT EXISTS (
     SELECT FROM due_work WHERE id >= uuid7_floor(%(begins)s) AND id < uuid7_floor(%(ends)s));
 
--- name: relayed
--- Whether the relay has passed all events of the partitions that end before an instant.
-SELECT NOT EXISTS (
-    SELECT FROM event, event_cursor AS c
-     WHERE c.name = 'relay' AND event.occurred_at < %(before)s
-       AND NOT pg_visible_in_snapshot(event.xid, c.snapshot));
+-- name: is_read
+-- Whether readers of the outbox have passed all events of the partitions that end before an
+-- instant. What one has not read is looked up as that reader does, by the index.
+SELECT bool_and(NOT EXISTS (
+           SELECT FROM event AS e
+            WHERE e.occurred_at < %(before)s
+              AND (e.xid >= pg_snapshot_xmax(c.snapshot)
+                   OR e.xid = ANY(ARRAY(SELECT pg_snapshot_xip(c.snapshot))))))
+  FROM event_cursor AS c WHERE c.name = ANY(%(readers)s);
 
 -- name: lock_timeout
 -- Rather come again later than make everybody wait behind us.
@@ -70,9 +73,10 @@ DELETE FROM run_log_default AS l
    AND NOT EXISTS (SELECT FROM due_work AS w WHERE w.id = l.run_id);
 
 -- name: old_events
-DELETE FROM event_default AS e USING event_cursor AS c
- WHERE e.occurred_at < %(before)s AND c.name = 'relay'
-   AND pg_visible_in_snapshot(e.xid, c.snapshot);
+DELETE FROM event_default AS e
+ WHERE e.occurred_at < %(before)s
+   AND (SELECT bool_and(pg_visible_in_snapshot(e.xid, c.snapshot))
+          FROM event_cursor AS c WHERE c.name = ANY(%(readers)s));
 
 -- name: old_occurrences
 DELETE FROM occurrence
