@@ -19,8 +19,8 @@ import psycopg
 
 from ordinaut.devserver.binaries import find_install
 from ordinaut.model import NOBODY, Lease, StepRecord, uuid7
-from ordinaut.store.queue import SQL
-from ordinaut.store.results import array, encode_facts, encode_steps
+from ordinaut.store.queue import SQL, STEP_COLUMNS
+from ordinaut.store.results import array, encode, facts, step_rows
 from ordinaut.workers.line import ROW_BY_ROW
 
 BATCHES = (100, 500)
@@ -35,7 +35,8 @@ def script() -> str:
     """Return the rounds of one client: lease a batch, settle what was leased."""
     lease = _bound("lease").replace("SELECT other.*, leased.*", HEADS)
     assert HEADS in lease
-    return f"{lease.rstrip(';')}\n\\gset\n{_bound('settle')}\n"
+    settle = _bound("settle").replace(":step_runs", ":ids")  # one step for each run
+    return f"{lease.rstrip(';')}\n\\gset\n{settle}\n"
 
 
 def _bound(name: str) -> str:
@@ -56,17 +57,17 @@ def parameters(batch: int) -> Iterator[tuple[str, str]]:
     yield "turn", str(NOBODY)
     yield "lease_for", "30 s"
     values = {
-        "announce": True,
         "statuses": "succeeded",
         "started_ats": now.timestamp(),
         "finished_ats": later.timestamp(),
         "outputs": None,
         "errors": None,
-        "steps": encode_steps([step]),
-        "earlier": encode_facts(lease, [step], announce=True),
+        "step_fresh": True,
+        **dict(zip(STEP_COLUMNS, step_rows([step])[0], strict=True)),
     }
     for name, value in values.items():
         yield name, array([value] * batch)
+    yield "earlier", encode([facts(lease, [step], announce=True)] * batch)
 
 
 def find() -> Path | None:

@@ -78,9 +78,7 @@ async def lease(
 
 def ended(held: Lease, **changes: Any) -> results.Ended:
     """Return the success of a run."""
-    earlier = results.encode_facts(
-        held, changes.get("steps", ()), announce=changes.get("announce", True)
-    )
+    earlier = results.facts(held, changes.get("steps", ()), announce=changes.get("announce", True))
     values: dict[str, Any] = {
         "lease": held, "status": "succeeded", "started_at": NOW, "finished_at": NOW,
         "earlier": earlier, **encoded(changes),
@@ -95,13 +93,13 @@ def parked(held: Lease, **changes: Any) -> results.Parked:
 
 
 def checkpoint(held: Lease, *records: StepRecord, announce: bool = True) -> results.Checkpoint:
-    return results.Checkpoint(lease=held, steps=results.encode_steps(records), announce=announce)
+    return results.Checkpoint(lease=held, steps=results.step_rows(records), announce=announce)
 
 
 def encoded(changes: dict[str, Any]) -> dict[str, Any]:
     """Return ``changes`` with JSON texts in place of JSON values."""
     texts = {k: results.encode(changes[k]) for k in ("output", "error", "wait") if k in changes}
-    steps = {"steps": results.encode_steps(changes["steps"])} if "steps" in changes else {}
+    steps = {"steps": results.step_rows(changes["steps"])} if "steps" in changes else {}
     return {**changes, **texts, **steps}
 
 

@@ -196,9 +196,11 @@ class Lease(NamedTuple):
     crashes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class StepRecord:
-    """The checkpoint of one step of a run; ``index`` is the item of a ``foreach``."""
+class StepRecord(NamedTuple):
+    """The checkpoint of one step of a run; ``index`` is the item of a ``foreach``.
+
+    A tuple for the same reason as :class:`Lease`.
+    """
 
     step_id: str
     status: StepStatus
@@ -206,7 +208,7 @@ class StepRecord:
     started_at: datetime
     finished_at: datetime | None
     uses: str = ""
-    index: int | None = None
+    index: int | None = None  # type: ignore[assignment]
     output: Json = None
     error: Json = None
 

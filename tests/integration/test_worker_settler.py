@@ -29,7 +29,7 @@ from queueing import (
     work,
 )
 
-NUL = '[["bad",-1,"succeeded",1,"core.log",0,0,"\\u0000",null]]'  # jsonb can not hold it
+NUL = [("bad", -1, "succeeded", 1, "core.log", 0.0, 0.0, '"\\u0000"', None)]  # no jsonb
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ execution as :class:`Failed`. Nothing here ever sleeps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -60,7 +60,7 @@ async def no_secrets(names: frozenset[str]) -> Mapping[str, str]:
     return {}
 
 
-async def execute(
+def execute(
     pipeline: Pipeline,
     *,
     run: RunInfo,
@@ -73,7 +73,7 @@ async def execute(
     events: Sequence[Json] | None = None,
     probe: Json = None,
     params: Mapping[str, Json] | None = None,
-) -> Outcome:
+) -> Coroutine[Any, Any, Outcome]:
     """Execute a run from its beginning, or go on after the records in ``done``.
 
     ``done`` holds all step records of the run, failed ones too: they tell how often a step was
@@ -88,7 +88,7 @@ async def execute(
             journal=journal,
             clock=clock,
             secrets=secrets,
-            named=frozenset(pipeline.secrets),
+            named=pipeline.secrets.keys(),
         ),
         RunContext(
             run,
@@ -102,7 +102,7 @@ async def execute(
         prior=_last_records(done) if done else {},
         max_retries=run.max_retries,
     )
-    return await execution.run(pipeline)
+    return execution.run(pipeline)
 
 
 def _last_records(done: Sequence[StepRecord]) -> dict[Key, StepRecord]:
@@ -257,7 +257,7 @@ class _Execution:
             return Failed(error, (record,), step.id, attempt.number, step.max_retries, step.backoff)
         if isinstance(step.on_error, Step):
             return await self._run_handler(attempt, record)
-        return self._note(replace(record, output={"error": shown_error(record)}))
+        return self._note(record._replace(output={"error": shown_error(record)}))
 
     def _is_final(self, failed: Failed) -> bool:
         limit = self._max_retries if failed.max_retries is None else failed.max_retries
@@ -278,7 +278,7 @@ class _Execution:
             return replace(ended, steps=(failure, *ended.steps))
         assert isinstance(failure.error, dict)
         error = {**failure.error, "handled": True}
-        return self._note(replace(failure, output=ended.output, error=error))
+        return self._note(failure._replace(output=ended.output, error=error))
 
     def _wait(self, attempt: Attempt) -> StepRecord | Suspended:
         """Return the record of a waiting that is over, or what the run waits for."""
@@ -297,7 +297,7 @@ class _Execution:
         if not waiting.is_due(wait, step, now=now):
             return Suspended((wait,), (record,) if fresh else ())
         answer = {"until": format_instant(now)}
-        record = replace(record, status="succeeded", finished_at=now, output=answer)
+        record = record._replace(status="succeeded", finished_at=now, output=answer)
         return record if step.wait_id == step.id else self._note(record)
 
     async def _each(self, attempt: Attempt, foreach: Foreach) -> list[Json] | Failed | Suspended:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 
 from ordinaut.clock import Clock
@@ -37,7 +37,7 @@ class Invoker:
         journal: Journal,
         clock: Clock,
         secrets: SecretSource,
-        named: frozenset[str],
+        named: Collection[str],
     ) -> None:
         self._run = run
         self._registry = registry
@@ -52,7 +52,7 @@ class Invoker:
         tool = self._tool(step)
         redactor, found = NOTHING, None
         if self._named:
-            found = await self._secrets(self._named)
+            found = await self._secrets(frozenset(self._named))
             redactor = Redactor(found.values())
         arguments = self._arguments(attempt, tool, context, found=found, redactor=redactor)
         if tool.effect == "at_most_once":
@@ -129,6 +129,8 @@ class Invoker:
 
 def check_known(template: Template, found: Mapping[str, str]) -> None:
     """Raise :class:`TemplateError` that names a secret which does not exist."""
+    if not template.secrets:
+        return
     missing: list[Json] = sorted(template.secrets - found.keys())
     if missing:
         message = f'{template.path}: there is no secret "{missing[0]}"'

@@ -61,8 +61,7 @@ class Unwritten:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Succeeded:
+class Succeeded(NamedTuple):
     """All steps ended. ``steps`` are the records that are not durable yet."""
 
     output: Json

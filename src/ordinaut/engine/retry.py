@@ -1,4 +1,4 @@
-"""What happens after an outcome: the only place where that is decided."""
+"""What happens after a run that did not succeed: the only place where that is decided."""
 
 from __future__ import annotations
 
@@ -8,19 +8,12 @@ from hashlib import blake2b
 from typing import TypeAlias
 from uuid import UUID
 
-from ordinaut.engine.outcome import Failed, Outcome, Succeeded, Suspended
+from ordinaut.engine.outcome import Failed, Suspended
 from ordinaut.engine.waiting import Wait
 from ordinaut.errors import StepError
-from ordinaut.model import Backoff, Json
+from ordinaut.model import Backoff
 
 MAX_BACKOFF_SECONDS = 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Complete:
-    """The run succeeded."""
-
-    output: Json
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +40,11 @@ class Suspend:
     waits: tuple[Wait, ...]
 
 
-Decision: TypeAlias = Complete | RetryAt | Fail | Suspend
+Decision: TypeAlias = RetryAt | Fail | Suspend
 
 
 def decide(
-    outcome: Outcome,
+    outcome: Failed | Suspended,
     *,
     attempt: int,
     max_retries: int,
@@ -66,8 +59,6 @@ def decide(
     attempts are left is counted for each step on its own.
     """
     match outcome:
-        case Succeeded():
-            return Complete(outcome.output)
         case Suspended():
             return Suspend(outcome.until, outcome.waits)
         case Failed():

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Protocol, TypeAlias
 
 import orjson
@@ -45,6 +45,10 @@ class _Rendering:
     now: datetime
     secrets: Secrets | None
     copier: values.Copier
+
+
+# What is constant asks for nothing of it.
+_NOTHING = _Rendering({}, datetime.fromtimestamp(0, UTC), None, values.Copier(0))
 
 
 class _Node(Protocol):
@@ -162,8 +166,9 @@ class Template:
         self, context: Mapping[str, Json], *, now: datetime, secrets: Secrets | None = None
     ) -> Json:
         """Return a fresh value; raise :class:`TemplateError` naming what could not be had."""
-        to = _Rendering(context, now, secrets, values.Copier(MAX_RENDERED))
-        return self._node.render(to)
+        if self.constant:
+            return self._node.render(_NOTHING)
+        return self._node.render(_Rendering(context, now, secrets, values.Copier(MAX_RENDERED)))
 
     def outline(self) -> tuple[Json, tuple[Location, ...]]:
         """Return the value with ``null`` for what is not known yet, and where that is."""

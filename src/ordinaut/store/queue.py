@@ -38,6 +38,10 @@ SQL = Queries("queue")
 
 MAX_CRASHES = 5  # workers that one run may take down before it is buried
 GATE = 0x0D14A6A7E  # advisory lock: one lease at a time counts the runs of concurrency keys
+STEP_COLUMNS = (
+    "step_ids", "step_items", "step_statuses", "step_attempts", "step_uses", "step_started_ats",
+    "step_finished_ats", "step_outputs", "step_errors",
+)  # fmt: skip
 WORK_CHANNEL = "ordinaut_work"
 CANCEL_CHANNEL = "ordinaut_cancel"
 
@@ -219,17 +223,19 @@ async def settle(tx: Tx, batch: Sequence[Ended], *, worker_id: UUID) -> set[UUID
     """End runs in one statement; return the ids of those that were not ours any more."""
     if not batch:
         return set()
+    leases, statuses, started_ats, finished_ats, outputs, errors, _, _, earlier = zip(
+        *batch, strict=True
+    )
     parameters = {
         "worker_id": worker_id,
-        "announce": array([e.announce for e in batch]),
-        "statuses": array([e.status for e in batch]),
-        "started_ats": array([e.started_at.timestamp() for e in batch]),
-        "finished_ats": array([e.finished_at.timestamp() for e in batch]),
-        "outputs": array([e.output for e in batch]),
-        "errors": array([e.error for e in batch]),
-        "steps": array([e.steps for e in batch]),
-        "earlier": array([e.earlier for e in batch]),
-        **_fence([e.lease for e in batch]),
+        "statuses": array(statuses),
+        "started_ats": array([at.timestamp() for at in started_ats]),
+        "finished_ats": array([at.timestamp() for at in finished_ats]),
+        "outputs": array(outputs),
+        "errors": array(errors),
+        "earlier": encode(earlier),
+        **_fence(leases),
+        **_steps(batch),
     }
     rows = await _rows(tx, "settle", parameters)
     return {e.lease.id for e in batch}.difference(rows[0][0]) if rows else set()
@@ -245,7 +251,7 @@ async def park(tx: Tx, batch: Sequence[Parked], *, worker_id: UUID) -> set[UUID]
         "run_ats": array([p.run_at for p in batch]),
         "waits": array([p.wait for p in batch]),
         "errors": array([p.error for p in batch]),
-        "steps": array([p.steps for p in batch]),
+        "steps": array([encode(p.steps) for p in batch]),
         **_fence([p.lease for p in batch]),
     }
     ours = await _end_canceled(tx, await _rows(tx, "park", parameters))
@@ -262,7 +268,7 @@ async def checkpoint(tx: Tx, batch: Sequence[Checkpoint], *, worker_id: UUID) ->
     parameters = {
         "worker_id": worker_id,
         "announce": array([c.announce for c in batch]),
-        "steps": array([c.steps for c in batch]),
+        "steps": array([encode(c.steps) for c in batch]),
         **_fence([c.lease for c in batch]),
     }
     rows = await _rows(tx, "checkpoint", parameters)
@@ -392,6 +398,17 @@ def _leased(rows: list[tuple[Any, ...]], *, limit: int, turn: Turn) -> Leased:
 def _fence(leases: Sequence[Lease]) -> dict[str, Any]:
     ids, tokens = [held.id for held in leases], [held.token for held in leases]
     return {"ids": array(ids), "tokens": array(tokens)}
+
+
+def _steps(batch: Sequence[Ended]) -> dict[str, Any]:
+    """Return the columns of all steps of a batch; one is fresh that can have no row yet."""
+    owned = [(end, row) for end in batch for row in end.steps]
+    columns = zip(*(row for _, row in owned), strict=True) if owned else [()] * len(STEP_COLUMNS)
+    return {
+        "step_runs": array([end.lease.id for end, _ in owned]),
+        "step_fresh": array([end.announce and not end.lease.resumed for end, _ in owned]),
+        **dict(zip(STEP_COLUMNS, map(array, columns), strict=True)),
+    }
 
 
 def _step_record(step_id: str, item: int, *rest: Any) -> StepRecord:

@@ -17,14 +17,21 @@ from ordinaut.model import Json, Lease, StepRecord
 NO_ITEM = -1  # step_run.item outside a foreach
 
 EndStatus: TypeAlias = Literal["succeeded", "failed", "canceled"]
-JsonText: TypeAlias = str  # from encode() or encode_steps(); encoded early, its size is known
+JsonText: TypeAlias = str  # from encode(); encoded early, its size is known
+# step_id, item, status, attempt, uses, started_at, finished_at, output, error
+StepRow: TypeAlias = tuple[
+    str, int, str, int, str, float, float | None, JsonText | None, JsonText | None
+]
+Fact: TypeAlias = tuple[str, Json]  # topic and data of an event
+
+ROW_SIZE = 100  # characters of a step's row without its output and error, roughly
 
 
 class Ended(NamedTuple):
     """A run that is over.
 
     ``announce`` says that nothing was written of this attempt yet, not even ``run.started``;
-    ``earlier`` are the events before the last one, as of :func:`encode_facts`.
+    ``earlier`` are the events before the last one, as of :func:`facts`.
     """
 
     lease: Lease
@@ -33,9 +40,17 @@ class Ended(NamedTuple):
     finished_at: datetime
     output: JsonText | None = None
     error: JsonText | None = None
-    steps: JsonText = "[]"
+    steps: Sequence[StepRow] = ()
     announce: bool = True
-    earlier: JsonText = "[]"
+    earlier: Sequence[Fact] = ()
+
+    @property
+    def size(self) -> int:
+        """Roughly how many characters it takes to write it down."""
+        size = len(self.output or "") + len(self.error or "")
+        for *_, output, error in self.steps:
+            size += ROW_SIZE + len(output or "") + len(error or "")
+        return size
 
 
 class Parked(NamedTuple):
@@ -45,7 +60,7 @@ class Parked(NamedTuple):
     run_at: datetime | None
     wait: JsonText | None = None
     error: JsonText | None = None
-    steps: JsonText = "[]"
+    steps: Sequence[StepRow] = ()
     announce: bool = True
 
 
@@ -53,7 +68,7 @@ class Checkpoint(NamedTuple):
     """Steps of a run that goes on at once."""
 
     lease: Lease
-    steps: JsonText
+    steps: Sequence[StepRow]
     announce: bool = True
 
 
@@ -62,32 +77,31 @@ def encode(value: Json) -> JsonText:
     return orjson.dumps(value).decode()
 
 
-def encode_steps(records: Sequence[StepRecord]) -> JsonText:
-    """Return checkpoints in the form that the statements of this module take apart."""
-    return encode(
-        [
-            (
-                s.step_id,
-                NO_ITEM if s.index is None else s.index,
-                s.status,
-                s.attempt,
-                s.uses,
-                s.started_at.timestamp(),
-                None if s.finished_at is None else s.finished_at.timestamp(),
-                s.output,
-                s.error,
-            )
-            for s in records
-        ]
-    )
+def step_rows(records: Sequence[StepRecord]) -> list[StepRow]:
+    """Return checkpoints as the statements of this module take them."""
+    return [
+        (
+            step_id,
+            NO_ITEM if index is None else index,
+            status,
+            attempt,
+            uses,
+            started_at.timestamp(),
+            None if finished_at is None else finished_at.timestamp(),
+            None if output is None else encode(output),
+            None if error is None else encode(error),
+        )
+        for step_id, status, attempt, started_at, finished_at, uses, index, output, error in records
+    ]
 
 
-def encode_facts(lease: Lease, records: Sequence[StepRecord], *, announce: bool) -> JsonText:
+def facts(lease: Lease, records: Sequence[StepRecord], *, announce: bool) -> list[Fact]:
     """Return the events of a run that ends but its last: its start, and what became of steps."""
-    facts: list[tuple[str, Json]] = []
+    found: list[Fact] = []
     if announce:
-        begun = {"attempt": lease.attempt, "scheduled_for": lease.scheduled_for}
-        facts.append(("run.started", begun))
+        found.append(
+            ("run.started", {"attempt": lease.attempt, "scheduled_for": lease.scheduled_for})
+        )
     for record in records:
         if record.status in ("succeeded", "failed", "skipped"):
             said: Json = {"step_id": record.step_id, "attempt": record.attempt}
@@ -95,8 +109,8 @@ def encode_facts(lease: Lease, records: Sequence[StepRecord], *, announce: bool)
                 said["item"] = record.index
             if record.error is not None:
                 said["error"] = record.error
-            facts.append((f"step.{record.status}", said))
-    return encode(facts)
+            found.append((f"step.{record.status}", said))
+    return found
 
 
 def array(values: Sequence[Any]) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
+from time import monotonic
 
 from ordinaut.clock import SystemClock
+
+_from_timestamp = datetime.fromtimestamp  # looked up once: a run asks several times
 
 
 class DatabaseClock:
@@ -17,14 +19,14 @@ class DatabaseClock:
 
     def __init__(self) -> None:
         self._ahead = 0.0  # of the database's epoch seconds to the stopwatch
-        self.set(SystemClock().now(), asked_at=time.monotonic())
+        self.set(SystemClock().now(), asked_at=monotonic())
 
     def set(self, reading: datetime, *, asked_at: float) -> None:
         """Take a fresh reading; it was made half-way between the question and now."""
-        self._ahead = reading.timestamp() - (asked_at + time.monotonic()) / 2
+        self._ahead = reading.timestamp() - (asked_at + monotonic()) / 2
 
     def now(self) -> datetime:
-        return datetime.fromtimestamp(time.monotonic() + self._ahead, UTC)
+        return _from_timestamp(monotonic() + self._ahead, UTC)
 
     def monotonic(self) -> float:
-        return time.monotonic()
+        return monotonic()

@@ -8,10 +8,10 @@ from typing import TypeAlias
 from ordinaut.clock import Clock
 from ordinaut.engine.attempt import error_json
 from ordinaut.engine.calls import describe
-from ordinaut.engine.executor import execute
-from ordinaut.engine.outcome import Failed, Outcome, RunInfo
+from ordinaut.engine.executor import execute, no_secrets
+from ordinaut.engine.outcome import Failed, Outcome, RunInfo, Succeeded
 from ordinaut.engine.registry import ToolRegistry
-from ordinaut.engine.retry import Complete, Fail, RetryAt, Suspend, decide
+from ordinaut.engine.retry import Fail, RetryAt, Suspend, decide
 from ordinaut.engine.tool import LogEntry, Report
 from ordinaut.errors import StepError
 from ordinaut.model import Json, StepRecord
@@ -89,20 +89,20 @@ class Execution:
         outcome = await execute(
             plan.pipeline,
             run=RunInfo(
-                run_id=lease.id,
-                task_id=lease.task_id,
-                attempt=lease.attempt,
-                max_retries=definition.max_retries,
-                trigger=lease.trigger,
-                scheduled_for=lease.scheduled_for,
-                agent_id=definition.created_by,
-                task=plan.shown,
+                lease.id,
+                lease.task_id,
+                lease.attempt,
+                definition.max_retries,
+                lease.trigger,
+                lease.scheduled_for,
+                definition.created_by,
+                plan.shown,
             ),
             registry=self._registry,
             journal=journal,
             clock=self._clock,
             done=job.done,
-            secrets=self._vault.of(definition.created_by),
+            secrets=self._vault.of(definition.created_by) if plan.pipeline.secrets else no_secrets,
             event=given.get("event"),
             events=given.get("events"),
             probe=given.get("probe"),
@@ -114,6 +114,8 @@ class Execution:
 
     def result(self, job: Job, plan: Plan, outcome: Outcome) -> Result:
         """Return what the store is told of an outcome."""
+        if isinstance(outcome, Succeeded):
+            return self._succeeded(job, outcome)
         definition, now = plan.definition, self._clock.now()
         decision = decide(
             outcome,
@@ -126,23 +128,12 @@ class Execution:
         )
         announce = not job.announced
         match decision:
-            case Complete(output):
-                return Ended(
-                    lease=job.lease,
-                    status="succeeded",
-                    started_at=job.started_at or now,
-                    finished_at=now,
-                    output=None if output is None else results.encode(output),
-                    steps=results.encode_steps(outcome.steps),
-                    announce=announce,
-                    earlier=results.encode_facts(job.lease, outcome.steps, announce=announce),
-                )
             case RetryAt(run_at, error):
                 return Parked(
                     lease=job.lease,
                     run_at=run_at,
                     error=results.encode(_error_of(outcome, error)),
-                    steps=results.encode_steps(outcome.steps),
+                    steps=results.step_rows(outcome.steps),
                     announce=announce,
                 )
             case Suspend(run_at, waits):
@@ -151,11 +142,26 @@ class Execution:
                     lease=job.lease,
                     run_at=run_at,
                     wait=wait,
-                    steps=results.encode_steps(outcome.steps),
+                    steps=results.step_rows(outcome.steps),
                     announce=announce,
                 )
             case Fail(error):
                 return self.failed(job, _error_of(outcome, error), records=outcome.steps)
+
+    def _succeeded(self, job: Job, outcome: Succeeded) -> Ended:
+        records, announce = outcome.steps, not job.announced
+        now = (records and records[-1].finished_at) or self._clock.now()
+        return Ended(
+            job.lease,
+            "succeeded",
+            job.started_at or now,
+            now,
+            None if outcome.output is None else results.encode(outcome.output),
+            None,
+            results.step_rows(records),
+            announce,
+            results.facts(job.lease, records, announce=announce),
+        )
 
     def failed(
         self,
@@ -173,9 +179,9 @@ class Execution:
             started_at=job.started_at or now,
             finished_at=now,
             error=results.encode(error),
-            steps=results.encode_steps(records),
+            steps=results.step_rows(records),
             announce=announce,
-            earlier=results.encode_facts(job.lease, records, announce=announce),
+            earlier=results.facts(job.lease, records, announce=announce),
         )
 
     def canceled(self, job: Job) -> Ended:

@@ -29,7 +29,7 @@ from ordinaut.workers.plans import Plans
 AHEAD = 0.04  # seconds of work, at the present rate, that are leased before a slot is free
 LEASES_AHEAD = 5  # or as much as is done while so many leases take, when they take long
 MOST_AHEAD = 0.25  # seconds
-MAX_AHEAD = 1_000  # runs
+MAX_AHEAD = 2_000  # runs
 LOOK = 1.0  # seconds between looks at an empty queue
 LOOK_UNHEARD = 0.25  # the same while nobody listens for notifications
 

@@ -28,7 +28,7 @@ from ordinaut.errors import LeaseLost, OrdinautError
 from ordinaut.model import Lease, StepRecord
 from ordinaut.store import queue
 from ordinaut.store.database import Tx
-from ordinaut.store.results import Checkpoint, Ended, Parked, encode, encode_facts, encode_steps
+from ordinaut.store.results import Checkpoint, Ended, Parked, encode, facts, step_rows
 from ordinaut.telemetry import emit, logger
 from ordinaut.workers.line import Line, is_passing, pause
 
@@ -120,8 +120,7 @@ class Settler:
         :class:`NotStorable` when the database refuses the records.
         """
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        steps = encode_steps(records)
-        checkpoint = Checkpoint(lease=lease, steps=steps, announce=announce)
+        checkpoint = Checkpoint(lease, step_rows(records), announce)
         self._pending.notes.append(Note(checkpoint, records, written))
         if self._asleep:
             self._asleep.popleft().set()
@@ -179,7 +178,7 @@ class Settler:
         pending = self._pending
         runs, size = 0, 0
         for run in pending.ended[:MAX_RUNS]:
-            size += len(run.steps) + len(run.output or "")
+            size += run.size
             runs += 1
             if size >= MAX_SIZE:
                 break
@@ -274,7 +273,7 @@ def refused(item: Ended | Parked, text: str, *, at: datetime) -> Ended:
         finished_at=at,
         error=encode({"code": NotStorable.code, "message": text}),
         announce=item.announce,
-        earlier=encode_facts(item.lease, (), announce=item.announce),
+        earlier=facts(item.lease, (), announce=item.announce),
     )
 
 

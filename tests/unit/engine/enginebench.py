@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -96,7 +96,7 @@ class Bench:
         waiting = next(r for r in self.known if r.step_id == step_id and r.status == "waiting")
         self.known.remove(waiting)
         self.known.append(
-            replace(waiting, status="succeeded", finished_at=self.clock.now(), output=answer)
+            waiting._replace(status="succeeded", finished_at=self.clock.now(), output=answer)
         )
 
     def travel(self, **by: float) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import functools
 import threading
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any
 from uuid import uuid4
@@ -502,7 +501,7 @@ def reject(bench: Bench, step_id: str) -> None:
     said = {"approved": False, "by": "Ada", "note": "it is lost"}
     bench.known.remove(asked)
     bench.known.append(
-        replace(asked, status="failed", output=None, error={**asked.error, "details": said})
+        asked._replace(status="failed", output=None, error={**asked.error, "details": said})
     )
 
 

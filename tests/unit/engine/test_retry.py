@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ordinaut.engine.outcome import Failed, Succeeded, Suspended
+from ordinaut.engine.outcome import Failed, Suspended
 from ordinaut.engine.retry import (
     MAX_BACKOFF_SECONDS,
-    Complete,
     Decision,
     Fail,
     RetryAt,
@@ -44,10 +43,9 @@ def failed(*, retryable: bool = True, **options: Any) -> Failed:
     return Failed(error, (), **options)
 
 
-def test_success_completes_and_waiting_suspends() -> None:
+def test_waiting_suspends() -> None:
     wait = Wait(step_id="w", kind="until", until=NOW)
 
-    assert decided(Succeeded({"a": 1}, ())) == Complete({"a": 1})
     assert decided(Suspended((wait,), ())) == Suspend(NOW, (wait,))
 
 

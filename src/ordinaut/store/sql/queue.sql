@@ -270,26 +270,30 @@ SELECT id, cancel_requested FROM back;
 -- answer is empty when all were ours, else those that were.
 WITH ended AS (
     DELETE FROM due_work AS w
-     USING unnest(
-           %(ids)s::uuid[], %(tokens)s::integer[], %(announce)s::boolean[],
-           %(statuses)s::text[], %(started_ats)s::float8[], %(finished_ats)s::float8[],
-           %(outputs)s::text[], %(errors)s::text[], %(steps)s::text[], %(earlier)s::text[])
-           AS given (id, token, announce, status, started_at, finished_at, output, error, steps,
-                     earlier)
+     USING ROWS FROM (
+           unnest(%(ids)s::uuid[], %(tokens)s::integer[], %(statuses)s::text[],
+                  %(started_ats)s::float8[], %(finished_ats)s::float8[], %(outputs)s::text[],
+                  %(errors)s::text[]),
+           jsonb_array_elements(%(earlier)s::jsonb))
+           AS given (id, token, status, started_at, finished_at, output, error, earlier)
      WHERE w.id = given.id AND w.lease_token = given.token AND w.locked_by = %(worker_id)s
     RETURNING w.id, w.task_id, w.task_version, w.scheduled_for, w.run_at, w.trigger, w.attempt,
-              w.lease_token, w.payload, given.status, given.announce AND NOT w.resumed AS fresh,
-              to_timestamp(given.started_at) AS started_at,
-              to_timestamp(given.finished_at) AS finished_at,
-              given.output::jsonb, given.error::jsonb, given.steps::jsonb, given.earlier::jsonb,
-              jsonb_build_object('attempt', w.attempt, 'scheduled_for', w.scheduled_for) AS facts
+              w.lease_token, w.payload, given.status, to_timestamp(given.started_at) AS started_at,
+              to_timestamp(given.finished_at) AS finished_at, given.output::jsonb,
+              given.error::jsonb, given.earlier
 ), steps AS (
-    SELECT run.id AS run_id, run.fresh, one ->> 0 AS step_id,
-           (one -> 1)::integer AS item, one ->> 2 AS status, (one -> 3)::integer AS attempt,
-           one ->> 4 AS uses, to_timestamp((one ->> 5)::float8) AS started_at,
-           to_timestamp((one ->> 6)::float8) AS finished_at,
-           nullif(one -> 7, 'null') AS output, nullif(one -> 8, 'null') AS error
-      FROM ended AS run CROSS JOIN LATERAL jsonb_array_elements(run.steps) AS one
+    SELECT fresh, run_id, step_id, item, status, attempt, uses,
+           to_timestamp(started_at) AS started_at, to_timestamp(finished_at) AS finished_at,
+           output::jsonb, error::jsonb
+      FROM unnest(%(step_fresh)s::boolean[], %(step_runs)s::uuid[], %(step_ids)s::text[],
+                  %(step_items)s::integer[], %(step_statuses)s::text[],
+                  %(step_attempts)s::integer[], %(step_uses)s::text[],
+                  %(step_started_ats)s::float8[], %(step_finished_ats)s::float8[],
+                  %(step_outputs)s::text[], %(step_errors)s::text[])
+           AS given (fresh, run_id, step_id, item, status, attempt, uses, started_at,
+                     finished_at, output, error)
+     -- not a join, for this session joins only by index: the condition keeps it a hashed subplan
+     WHERE (run_id IN (SELECT id FROM ended)) IS TRUE
 ), recorded AS (
     INSERT INTO task_run (id, task_id, task_version, scheduled_for, run_at, started_at,
                           finished_at, status, trigger, attempt, lease_token, worker_id, payload,
@@ -318,8 +322,10 @@ WITH ended AS (
      WHERE jsonb_array_length(earlier) >= 1000
     UNION ALL
     SELECT 'run.' || status, task_id, id,
-           CASE WHEN error IS NULL THEN facts
-                ELSE facts || jsonb_build_object('error', error) END,
+           CASE WHEN error IS NULL
+                THEN jsonb_build_object('attempt', attempt, 'scheduled_for', scheduled_for)
+                ELSE jsonb_build_object('attempt', attempt, 'scheduled_for', scheduled_for,
+                                        'error', error) END,
            CASE WHEN jsonb_array_length(earlier) BETWEEN 1 AND 999 THEN earlier END
       FROM ended
 )
@@ -352,7 +358,7 @@ WITH parked AS (
            (one -> 1)::integer AS item, one ->> 2 AS status, (one -> 3)::integer AS attempt,
            one ->> 4 AS uses, to_timestamp((one ->> 5)::float8) AS started_at,
            to_timestamp((one ->> 6)::float8) AS finished_at,
-           nullif(one -> 7, 'null') AS output, nullif(one -> 8, 'null') AS error
+           (one ->> 7)::jsonb AS output, (one ->> 8)::jsonb AS error
       FROM parked AS run CROSS JOIN LATERAL jsonb_array_elements(run.steps) AS one
 ), checkpointed AS (
     INSERT INTO step_run (run_id, step_id, item, status, attempt, uses, started_at, finished_at,
@@ -397,7 +403,7 @@ WITH held AS (
            (one -> 1)::integer AS item, one ->> 2 AS status, (one -> 3)::integer AS attempt,
            one ->> 4 AS uses, to_timestamp((one ->> 5)::float8) AS started_at,
            to_timestamp((one ->> 6)::float8) AS finished_at,
-           nullif(one -> 7, 'null') AS output, nullif(one -> 8, 'null') AS error
+           (one ->> 7)::jsonb AS output, (one ->> 8)::jsonb AS error
       FROM held AS run CROSS JOIN LATERAL jsonb_array_elements(run.steps) AS one
 ), checkpointed AS (
     INSERT INTO step_run (run_id, step_id, item, status, attempt, uses, started_at, finished_at,
