@@ -74,12 +74,13 @@ def uuid7() -> UUID:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Schedule:
+class Schedule(NamedTuple):
     """When a task fires: everything that decides its occurrences.
 
     ``anchor`` is what a bare ``FREQ=…``, an interval without ``starts_at`` and COUNT start
     from: the task's creation. ``exclude`` names calendars.
+
+    A tuple, because a tick makes thousands of them and looks each up among those it knows.
     """
 
     kind: ScheduleKind
@@ -150,8 +151,7 @@ class Lane(NamedTuple):
 NO_LANE = Lane()
 
 
-@dataclass(frozen=True, slots=True)
-class NewWork:
+class NewWork(NamedTuple):
     """One run to be enqueued; ``scheduled_for`` is ``None`` when no occurrence asked for it.
 
     ``payload`` is what this run adds to the definition of its task: ``params``, ``event``,

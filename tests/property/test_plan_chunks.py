@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -109,8 +108,7 @@ def decided(task: Timed, schedule, pauses, downtimes) -> dict[datetime, str]:
         moved = found.advance
         if found.completed or min(filter(None, (moved.next_run_at, moved.look_at))) > NOW:
             return told
-        task = replace(
-            task,
+        task = task._replace(
             next_run_at=moved.next_run_at,
             decided_until=moved.decided_until,
             fired=task.fired + moved.fired,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from ordinaut.engine.localtime import DAY, HOUR, MINUTE, shown
 from ordinaut.engine.rrule_parts import refused
@@ -16,6 +17,7 @@ _DURATION = re.compile(
 )
 
 
+@lru_cache(maxsize=1_024)
 def parse_duration(text: str) -> int:
     """Return the seconds of a duration; raise InvalidSchedule with what would be right."""
     seconds = sum(_SECONDS[unit] * number for unit, number in duration_parts(text).items())

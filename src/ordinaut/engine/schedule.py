@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from itertools import islice, takewhile
 from types import MappingProxyType
+from typing import NamedTuple
 from uuid import UUID
 
 from ordinaut.engine import cron, mistakes, rrule_text, rruler
@@ -66,8 +67,7 @@ _EARLIEST_TIME = to_utc(_EARLIEST)
 _TOPIC = re.compile(r"(?:\*|[A-Za-z0-9_-]+)(?:\.(?:\*|[A-Za-z0-9_-]+))*")
 
 
-@dataclass(frozen=True, slots=True)
-class Occurrence:
+class Occurrence(NamedTuple):
     """One firing: the instant in UTC, and what the clock shows then in the schedule's zone."""
 
     at: datetime
@@ -317,17 +317,19 @@ def _check_text(expr: str) -> None:
         raise refused(f"the expression has {len(expr)} characters; {MAX_EXPRESSION} are allowed")
     if not expr.strip():
         raise refused("the expression is empty")
+    if expr.isprintable():
+        return
     for position, character in enumerate(expr):
         if character not in "\r\n\t" and unicodedata.category(character) == "Cc":
             raise refused(f"there is a control character at position {position}")
 
 
 def _check_bounds(schedule: Schedule) -> None:
-    for name in ("starts_at", "ends_at", "anchor"):
-        moment: datetime | None = getattr(schedule, name)
+    starts_at, ends_at, anchor = schedule.starts_at, schedule.ends_at, schedule.anchor
+    for name, moment in (("starts_at", starts_at), ("ends_at", ends_at), ("anchor", anchor)):
         if moment is not None and moment.tzinfo is None:
             raise InvalidSchedule.at(name, f"{name} needs an offset, such as Z or +02:00")
-    if schedule.starts_at and schedule.ends_at and schedule.ends_at < schedule.starts_at:
+    if starts_at and ends_at and ends_at < starts_at:
         raise InvalidSchedule.at("ends_at", "ends_at lies before starts_at")
 
 

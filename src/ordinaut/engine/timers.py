@@ -19,6 +19,7 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from ordinaut.engine.localtime import (
@@ -222,16 +223,16 @@ class ElapsedTimer:
             self.last = min(self.last, instant)
         return self
 
-    def nth(self, count: int) -> int | None:
-        """Return the ``count``-th hit, or None when finding it takes too many steps."""
-        if self._filters is None and not self._aligned and len(self._inside) == 1:
+    def nth(self, number: int) -> int | None:
+        """Return the ``number``-th hit, or None when finding it takes too many steps."""
+        if self._is_even:
             first = self._first - self._origin - self._inside[0]
-            steps = -(-first // self._step) + count - 1
+            steps = -(-first // self._step) + number - 1
             return self._origin + self._inside[0] + steps * self._step
         effort = 0
         for at in self._steps(self._first):
-            count -= at is not None
-            if count == 0:
+            number -= at is not None
+            if number == 0:
                 return at
             effort += 1 if at is not None else _EFFORT_OF_JUMP
             if effort > MAX_EFFORT_OF_COUNT:
@@ -242,7 +243,7 @@ class ElapsedTimer:
         start = max(after + 1, self._first)
         end = min(self.last, start + _ELAPSED_HORIZON)
         idle = 0
-        for at in self._steps(start):
+        for at in self._even(start) if self._is_even else self._steps(start):
             if at is None:
                 idle += 1
                 if idle >= SEARCH_STEPS:
@@ -252,6 +253,16 @@ class ElapsedTimer:
             else:
                 yield Hit(at, PLAIN)
                 end, idle = min(self.last, at + _ELAPSED_HORIZON), 0
+
+    @property
+    def _is_even(self) -> bool:
+        """Whether the hits are the same distance apart, for ever."""
+        return self._filters is None and not self._aligned and len(self._inside) == 1
+
+    def _even(self, start: int) -> Iterator[int]:
+        """Yield the hits from ``start`` on, as :meth:`_steps` would, without asking the zone."""
+        first = start + (self._origin + self._inside[0] - start) % self._step
+        return count(first, self._step)
 
     def _steps(self, start: int) -> Iterator[int | None]:
         """Yield the hits from ``start`` on, and None for each jump that found none."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -27,8 +26,7 @@ class Due(NamedTuple):
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """All that one tick writes about one task."""
 
     task: Timed
@@ -52,6 +50,11 @@ def plan(
     ``following`` answers as ``schedule.next``, from a memory that tasks share; ``live`` says
     that a run of the task has not ended.
     """
+    if _is_plain(task, absences, live=live):
+        assert task.next_run_at is not None  # or it were not plain
+        upcoming = following(task.next_run_at)
+        if task.next_run_at <= now and (upcoming is None or upcoming > now):
+            return _single(task, task.next_run_at, upcoming, now)
     due, upcoming = _due(task, schedule, now, following)
     until = due[-1].at if len(due) == CHUNK else now
     taken = _taken_away(task, schedule, until)
@@ -78,6 +81,25 @@ def plan(
         snoozed=pending is not None,
     )
     return Plan(task, advance, work, skipped, completed=not nexts)
+
+
+def _is_plain(task: Timed, absences: Absences, *, live: bool) -> bool:
+    """Tell whether ``next_run_at`` is an occurrence that nothing keeps from running."""
+    return not (
+        task.next_run_at is None
+        or task.resumed_at
+        or task.snoozed_for
+        or task.max_runs is not None
+        or absences
+        or (live and task.overlap == "skip")
+        or _has_exclusions(task)
+    )
+
+
+def _single(task: Timed, at: datetime, upcoming: datetime | None, now: datetime) -> Plan:
+    """Return the plan when one occurrence is due and plain: nearly always, so it is short."""
+    moved = Advance(task.task_id, upcoming, now, last_scheduled_for=at, fired=1)
+    return Plan(task, moved, [_work(task, Due(at, at))], [], completed=upcoming is None)
 
 
 def undecided_after(task: Timed) -> datetime:

@@ -10,11 +10,10 @@ is what keeps a tick from firing an old definition.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from ordinaut.engine.lanes import lane
@@ -38,9 +37,12 @@ SQL = Queries("schedules")
 CHANNEL = "ordinaut_schedule"  # where hint is heard
 
 
-@dataclass(frozen=True, slots=True)
-class Timed:
-    """What decides when a task fires, and how far that is decided."""
+class Timed(NamedTuple):
+    """What decides when a task fires, and how far that is decided.
+
+    A tuple, as is what the tick makes of it: these are made several times faster than frozen
+    dataclasses.
+    """
 
     task_id: UUID
     version: int
@@ -100,8 +102,7 @@ class Timed:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
+class Pause(NamedTuple):
     """A time in which a task was paused; ``catchup`` is what its resuming asked for."""
 
     began_at: datetime
@@ -109,8 +110,7 @@ class Pause:
     catchup: Catchup | None
 
 
-@dataclass(frozen=True, slots=True)
-class Advance:
+class Advance(NamedTuple):
     """Where a schedule stands after a tick; ``snoozed`` when a snooze is still to come.
 
     ``look_at`` is when the tick shall look although nothing is due before ``next_run_at``.
@@ -199,7 +199,7 @@ async def claim(
 
 async def load(tx: Tx, ids: Sequence[UUID]) -> list[Timed]:
     """Return what decides when these tasks fire."""
-    cursor = await tx.execute(SQL["load"], {"ids": array(ids)})
+    cursor = await tx.execute(SQL["load"], {"ids": array(ids)}, binary=True)
     return [_timed(row) for row in await cursor.fetchall()]
 
 
@@ -276,9 +276,6 @@ async def _ids(tx: Tx, name: str, values: dict[str, Any]) -> set[UUID]:
 
 
 def _timed(row: tuple[Any, ...]) -> Timed:
-    task_id, version, active, *when = row
-    kind, expr, zone, anchor, starts_at, ends_at, gap, fold, exclude, on_excluded, *rest = when
-    schedule = Schedule(
-        kind, expr, zone, anchor, starts_at, ends_at, gap, fold, tuple(exclude), on_excluded
-    )
-    return Timed(task_id, version, active, schedule, *rest)
+    *when, exclude, on_excluded = row[3:13]
+    schedule = Schedule._make((*when, tuple(exclude), on_excluded))
+    return Timed._make((*row[:3], schedule, *row[13:]))
