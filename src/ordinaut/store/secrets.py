@@ -166,22 +166,23 @@ async def sealed(tx: Tx, names: Collection[str], *, owner: UUID) -> dict[str, Se
     }
 
 
-async def rotate(db: Database, keys: Keyring) -> int:
+async def rotate(db: Database, keys: Keyring, *, of: Queries = SQL) -> int:
     """Encrypt with the current key whatever another key encrypted; returns how many.
 
-    Each batch is a transaction of its own: who is cut off begins where he was.
+    ``of`` are the statements of what is stored: ``old`` finds some, ``reseal`` writes them. Each
+    batch is a transaction of its own: who is cut off begins where he was.
     """
     count = 0
     while True:
         async with db.transaction() as tx:
-            changed = await _rotate_some(tx, keys)
+            changed = await _rotate_some(tx, keys, of)
         count += changed
         if changed < BATCH:
             return count
 
 
-async def _rotate_some(tx: Tx, keys: Keyring) -> int:
-    cursor = await tx.execute(SQL["old"], {"key_id": keys.current, "limit": BATCH})
+async def _rotate_some(tx: Tx, keys: Keyring, of: Queries) -> int:
+    cursor = await tx.execute(of["old"], {"key_id": keys.current, "limit": BATCH})
     ids: list[UUID] = []
     fresh: list[bytes] = []
     for secret_id, owner, name, key_id, ciphertext in await cursor.fetchall():
@@ -189,7 +190,7 @@ async def _rotate_some(tx: Tx, keys: Keyring) -> int:
         ids.append(secret_id)
         fresh.append(keys.seal(value, owner=owner, name=name).ciphertext)
     values = {"ids": ids, "ciphertexts": fresh, "key_id": keys.current}
-    await tx.execute(SQL["reseal"], values)
+    await tx.execute(of["reseal"], values)
     return len(ids)
 
 

@@ -17,12 +17,12 @@ from uuid import UUID
 from ordinaut.engine.webhooks import SECRET_BYTES, secret_of
 from ordinaut.errors import NotFound
 from ordinaut.model import uuid7
+from ordinaut.store import secrets
 from ordinaut.store.database import Database, Queries, Tx
 from ordinaut.store.secrets import Keyring, Sealed
 
 SQL = Queries("webhooks")
 
-BATCH: Final = 500
 _NAME: Final = "webhook"  # what its ciphertexts are bound to, beside the id
 
 Status: TypeAlias = Literal["active", "paused", "disabled"]
@@ -152,23 +152,4 @@ def opened(keys: Keyring, id: UUID, sealed: Sequence[Sealed]) -> list[str]:
 
 async def rotate(db: Database, keys: Keyring) -> int:
     """Encrypt with the current key whatever another key encrypted; returns how many."""
-    total = 0
-    while True:
-        async with db.transaction() as tx:
-            changed = await _rotate_some(tx, keys)
-        total += changed
-        if changed < BATCH:
-            return total
-
-
-async def _rotate_some(tx: Tx, keys: Keyring) -> int:
-    cursor = await tx.execute(SQL["old"], {"key_id": keys.current, "limit": BATCH})
-    ids: list[UUID] = []
-    fresh: list[bytes] = []
-    for secret_id, webhook_id, key_id, ciphertext in await cursor.fetchall():
-        value = keys.open(Sealed(key_id, ciphertext), owner=webhook_id, name=_NAME)
-        ids.append(secret_id)
-        fresh.append(keys.seal(value, owner=webhook_id, name=_NAME).ciphertext)
-    values = {"ids": ids, "ciphertexts": fresh, "key_id": keys.current}
-    await tx.execute(SQL["reseal"], values)
-    return len(ids)
+    return await secrets.rotate(db, keys, of=SQL)

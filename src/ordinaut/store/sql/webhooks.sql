@@ -75,7 +75,7 @@ SELECT webhook_id, key_id, ciphertext
 
 -- name: old
 -- Some secrets that another key than the current one encrypted, held until they are written anew.
-SELECT id, webhook_id, key_id, ciphertext
+SELECT id, webhook_id, 'webhook', key_id, ciphertext
   FROM webhook_secret
  WHERE key_id <> %(key_id)s
  ORDER BY id
