@@ -29,7 +29,6 @@ from ordinaut.workers.plans import Plans
 AHEAD = 0.04  # seconds of work, at the present rate, that are leased before a slot is free
 LEASES_AHEAD = 5  # or as much as is done while so many leases take, when they take long
 MOST_AHEAD = 0.25  # seconds
-MAX_AHEAD = 2_000  # runs
 LOOK = 1.0  # seconds between looks at an empty queue
 LOOK_UNHEARD = 0.25  # the same while nobody listens for notifications
 
@@ -161,7 +160,7 @@ class Leaser:
             self._rate = max(rate, self._rate * 0.7)
             self._seen = (self._buffer.taken, now)
         seconds = min(max(AHEAD, LEASES_AHEAD * self._took), MOST_AHEAD)
-        return min(MAX_AHEAD, int(self._rate * seconds))
+        return int(self._rate * seconds)
 
     async def _sleep(self) -> None:
         longest = LOOK if self.listening else LOOK_UNHEARD

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
+from time import monotonic
 from typing import Literal, TypeAlias
 
 from ordinaut.clock import Clock
@@ -25,7 +26,7 @@ from ordinaut.workers.settler import Settler
 
 GRACE = 5.0  # seconds between asking a run to stop and going on without it
 PROOF = 10.0  # seconds that a suspect has the suspects' turn for itself
-TURN = 128  # runs of all slots in a row before the rest of the event loop gets its turn
+TURN = 0.01  # seconds that all slots together take before the event loop has its turn
 
 Why: TypeAlias = Literal["canceled", "deadline", "lost", "released"]
 
@@ -92,8 +93,7 @@ class Slots:
         self._vacated = asyncio.Event()
         self._broken: asyncio.Future[None]
         self._slots = [Slot(self) for _ in range(count)]
-        # Else a buffer would be empty before the leaser hears that it runs low.
-        self._turn = max(1, TURN // count)
+        self._turn = TURN / count
         self.released: list[Job] = []
 
     @property
@@ -158,13 +158,13 @@ class Slots:
             self._broken.set_exception(error)
 
     async def _work(self, slot: Slot) -> None:
-        done = 0
+        took_over = monotonic()
         take, take_now = self._buffer.take, self._buffer.take_now
         while slot.task not in self._abandoned:
             await self._run(slot, take_now() or await take())
-            done += 1
-            if done % self._turn == 0:
+            if monotonic() - took_over >= self._turn:
                 await asyncio.sleep(0)
+                took_over = monotonic()
             if self._settler.crowded:
                 await self._settler.room()
 
