@@ -74,13 +74,12 @@ def uuid7() -> UUID:
     )
 
 
-class Schedule(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Schedule:
     """When a task fires: everything that decides its occurrences.
 
     ``anchor`` is what a bare ``FREQ=…``, an interval without ``starts_at`` and COUNT start
     from: the task's creation. ``exclude`` names calendars.
-
-    A tuple, because a tick makes thousands of them and looks each up among those it knows.
     """
 
     kind: ScheduleKind

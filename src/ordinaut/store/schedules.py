@@ -276,6 +276,8 @@ async def _ids(tx: Tx, name: str, values: dict[str, Any]) -> set[UUID]:
 
 
 def _timed(row: tuple[Any, ...]) -> Timed:
-    *when, exclude, on_excluded = row[3:13]
-    schedule = Schedule._make((*when, tuple(exclude), on_excluded))
+    kind, expr, zone, anchor, starts_at, ends_at, gap, fold, exclude, on_excluded = row[3:13]
+    schedule = Schedule(
+        kind, expr, zone, anchor, starts_at, ends_at, gap, fold, tuple(exclude), on_excluded
+    )
     return Timed._make((*row[:3], schedule, *row[13:]))
