@@ -65,12 +65,13 @@ class Filter:
 async def create(tx: Tx, tasks: Sequence[Task], *, actor: Actor, tzdata: str) -> None:
     """Store new tasks, each with its definition, schedule, event and audit entry.
 
-    Their fields are the names in the statement: orjson writes dataclasses by itself.
+    Their fields are the names in the statement: orjson writes dataclasses by itself, and of
+    tuples with names only what it is told.
     """
     await tx.execute(
         SQL["create"],
         {
-            "tasks": orjson.dumps(tasks).decode(),
+            "tasks": orjson.dumps(tasks, default=Schedule._asdict).decode(),
             "tzdata": tzdata,
             "actor_id": actor.id,
             "actor": actor.name,
