@@ -85,7 +85,7 @@ class Leaser:
         failures = 0
         while not self._stopping:
             try:
-                full = await self.run_once()
+                more = await self.run_once()
                 failures = 0
             except psycopg.Error as error:
                 self._doubt = True
@@ -93,7 +93,7 @@ class Leaser:
                 log.warning("leasing failed and is tried again", error=str(error))
                 await asyncio.sleep(pause(failures))
             else:
-                if not full:
+                if not more:
                     await self._sleep()
 
     async def run_once(self) -> bool:
