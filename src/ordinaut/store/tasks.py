@@ -65,13 +65,12 @@ class Filter:
 async def create(tx: Tx, tasks: Sequence[Task], *, actor: Actor, tzdata: str) -> None:
     """Store new tasks, each with its definition, schedule, event and audit entry.
 
-    Their fields are the names in the statement: orjson writes dataclasses by itself, and of
-    tuples with names only what it is told.
+    Their fields are the names in the statement: orjson writes dataclasses by itself.
     """
     await tx.execute(
         SQL["create"],
         {
-            "tasks": orjson.dumps(tasks, default=Schedule._asdict).decode(),
+            "tasks": orjson.dumps(tasks).decode(),
             "tzdata": tzdata,
             "actor_id": actor.id,
             "actor": actor.name,
