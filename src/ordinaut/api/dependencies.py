@@ -69,15 +69,18 @@ async def authenticate(request: Request) -> Agent:
     """Return the agent whose credential the request carries."""
     known: Agent | None = request.scope.get(AGENT)
     if known is None:
-        parts = services(request)
-        if value := browser.cookie(request):
-            known = await _of_session(request, value)
-        else:
-            credential = bearer(request.headers.get("authorization", ""))
-            known = await parts.auth.identify(credential, address=address(request))
-        await parts.limits.admit(known.id)
+        known = await identify(request)
+        await services(request).limits.admit(known.id)
         request.scope[AGENT] = known
     return known
+
+
+async def identify(request: Request) -> Agent:
+    """Look at the credential of a request, perhaps once more: it may have ended since."""
+    if value := browser.cookie(request):
+        return await _of_session(request, value)
+    credential = bearer(request.headers.get("authorization", ""))
+    return await services(request).auth.identify(credential, address=address(request))
 
 
 async def _of_session(request: Request, value: str) -> Agent:

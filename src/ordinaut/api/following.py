@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -36,7 +36,7 @@ def place(last: str | None) -> int:
 
 async def follow(
     work: Work, run_id: UUID, query: LogQuery, *, after: int
-) -> AsyncIterator[dict[str, str]]:
+) -> AsyncGenerator[dict[str, str]]:
     """Yield what sse-starlette sends, until the run has ended."""
     progress: Json = None
     while True:

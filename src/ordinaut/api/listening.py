@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final
 from uuid import UUID
 
@@ -20,7 +20,6 @@ from ordinaut.store import events
 from ordinaut.store.journal import topic_pattern
 
 BATCH: Final = 100
-PING_SECONDS: Final = 15
 PAUSE: Final = 1.0  # seconds until Redis is tried again
 NOW: Final = "$"
 
@@ -38,7 +37,7 @@ def place(last: str | None) -> str:
         raise InvalidInput.at("Last-Event-ID", message) from None
 
 
-async def listen(work: Work, query: StreamQuery, *, after: str) -> AsyncIterator[dict[str, str]]:
+async def listen(work: Work, query: StreamQuery, *, after: str) -> AsyncGenerator[dict[str, str]]:
     """Yield what sse-starlette sends, for ever; a Redis that is away is waited for."""
     sieve = Sieve(work, query)
     bus = work.parts.bus

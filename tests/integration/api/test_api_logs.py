@@ -209,6 +209,58 @@ async def follow(client: httpx2.AsyncClient, run_id: str, **headers: str) -> lis
     return events
 
 
+class Stream:
+    """A request whose answer is read while it goes on."""
+
+    def __init__(self, app: FastAPI, path: str, key: str) -> None:
+        self.text = ""
+        self._asked = False
+        headers = [(b"authorization", f"Bearer {key}".encode()), (b"accept", b"text/event-stream")]
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "headers": headers,
+            "client": ("127.0.0.1", 1),
+        }
+        self.ended = asyncio.create_task(app(scope, self._receive, self._send))
+
+    async def _receive(self) -> dict[str, Any]:
+        if self._asked:
+            await asyncio.Event().wait()
+        self._asked = True
+        return {"type": "http.request"}
+
+    async def _send(self, message: Any) -> None:
+        self.text += message.get("body", b"").decode()
+
+    async def has_said(self, words: str) -> None:
+        async def said() -> bool:
+            return words in self.text
+
+        await until(said, what=f"the stream says {words!r}")
+
+
+@pytest.mark.parametrize("ends", [{"status": "disabled"}, {"scopes": ["tasks:read"]}])
+async def test_a_stream_ends_with_the_right_to_it(
+    app: FastAPI, bench: Bench, agent: AgentOf, admin: httpx2.AsyncClient, ends: dict[str, Json]
+) -> None:
+    member = await agent("tasks:write", "tasks:run", "runs:read")
+    run_id = await start(member.client, {"id": "s", "uses": "test.slow"})
+    stream = Stream(app, f"/runs/{run_id}/logs", member.key)
+    await stream.has_said("half of it is done")
+
+    assert (await admin.patch(f"/agents/{member.id}", json=ends)).status_code == 200
+    bench.go.set()
+    async with asyncio.timeout(PATIENCE):
+        await stream.ended
+
+    assert "all of it" not in stream.text
+    await until_run(admin, run_id, "succeeded")
+
+
 @pytest.mark.usefixtures("bench")
 async def test_the_lines_of_others_are_not_shown(
     agent: AgentOf, admin: httpx2.AsyncClient, client_of: ClientOf

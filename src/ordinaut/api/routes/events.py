@@ -12,7 +12,7 @@ from fastapi import Header, Query, Request, Response, status
 from sse_starlette import EventSourceResponse
 
 from ordinaut import subscribers
-from ordinaut.api import answers, listening, quotas
+from ordinaut.api import answers, listening, quotas, streaming
 from ordinaut.api.answers import answer
 from ordinaut.api.dependencies import EventsPublish, EventsRead, Work
 from ordinaut.api.paging import cursor_seq, paged
@@ -94,7 +94,7 @@ async def stream(
 ) -> EventSourceResponse:
     """Send events as they come (SSE); ``Last-Event-ID`` goes on where a client left off."""
     source = listening.listen(work, query, after=listening.place(last))
-    return EventSourceResponse(source, ping=listening.PING_SECONDS)
+    return streaming.stream(request, work.agent, source)
 
 
 async def _groups(work: Work) -> Counter[str] | None:

@@ -6,10 +6,9 @@ from datetime import timedelta
 from typing import Annotated, Final
 from uuid import UUID
 
-from fastapi import Header, Query, Response, status
-from sse_starlette import EventSourceResponse
+from fastapi import Header, Query, Request, Response, status
 
-from ordinaut.api import answers, decisions, following, listening
+from ordinaut.api import answers, decisions, following, streaming
 from ordinaut.api.answers import answer
 from ordinaut.api.dependencies import Anyone, RunsRead, RunsWrite
 from ordinaut.api.paging import cursor_id, cursor_seq, paged
@@ -74,6 +73,7 @@ async def logs(
     run_id: UUID,
     query: Annotated[LogQuery, Query()],
     work: RunsRead,
+    request: Request,
     accept: Annotated[str, Header()] = "",
     last: Annotated[str | None, Header(alias="Last-Event-ID", max_length=50)] = None,
 ) -> Response:
@@ -85,7 +85,7 @@ async def logs(
         await runs.get(tx, run_id, owner=work.owner)
         if EVENT_STREAM in accept:
             source = following.follow(work, run_id, query, after=following.place(last))
-            return EventSourceResponse(source, ping=listening.PING_SECONDS)
+            return streaming.stream(request, work.agent, source)
         found = await runlog.page(
             tx,
             run_id,
