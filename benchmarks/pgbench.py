@@ -19,8 +19,8 @@ import psycopg
 
 from ordinaut.devserver.binaries import find_install
 from ordinaut.model import NOBODY, Lease, StepRecord, uuid7
-from ordinaut.store.queue import SQL, STEP_COLUMNS
-from ordinaut.store.results import array, encode, facts, step_rows
+from ordinaut.store.queue import SQL
+from ordinaut.store.results import STEP_COLUMNS, array, encode, facts, step_rows
 from ordinaut.workers.line import ROW_BY_ROW
 
 BATCHES = (100, 500)

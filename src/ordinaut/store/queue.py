@@ -32,16 +32,12 @@ from uuid import UUID
 from ordinaut.errors import Conflict, NotFound
 from ordinaut.model import NO_LANE, NOBODY, Backoff, Json, Lane, Lease, NewWork, StepRecord
 from ordinaut.store.database import Queries, Tx
-from ordinaut.store.results import NO_ITEM, Checkpoint, Ended, Parked, array, encode
+from ordinaut.store.results import NO_ITEM, Checkpoint, Ended, Parked, array, encode, step_columns
 
 SQL = Queries("queue")
 
 MAX_CRASHES = 5  # workers that one run may take down before it is buried
 GATE = 0x0D14A6A7E  # advisory lock: one lease at a time counts the runs of concurrency keys
-STEP_COLUMNS = (
-    "step_ids", "step_items", "step_statuses", "step_attempts", "step_uses", "step_started_ats",
-    "step_finished_ats", "step_outputs", "step_errors",
-)  # fmt: skip
 WORK_CHANNEL = "ordinaut_work"
 CANCEL_CHANNEL = "ordinaut_cancel"
 
@@ -179,8 +175,7 @@ async def reclaim(tx: Tx, *, worker_id: UUID, known: Sequence[UUID]) -> int:
 
     That happens when the connection breaks between a lease's commit and its answer.
     """
-    parameters = {"worker_id": worker_id, "known": array(known)}
-    found = await _rows(tx, "reclaim", parameters)
+    found = await _rows(tx, "reclaim", {"worker_id": worker_id, "known": array(known)})
     fence = {"ids": array([r[0] for r in found]), "tokens": array([r[1] for r in found])}
     started = array([False] * len(found))
     rows = await _rows(
@@ -223,9 +218,8 @@ async def settle(tx: Tx, batch: Sequence[Ended], *, worker_id: UUID) -> set[UUID
     """End runs in one statement; return the ids of those that were not ours any more."""
     if not batch:
         return set()
-    leases, statuses, started_ats, finished_ats, outputs, errors, _, _, earlier = zip(
-        *batch, strict=True
-    )
+    columns = zip(*batch, strict=True)
+    leases, statuses, started_ats, finished_ats, outputs, errors, _, _, earlier = columns
     parameters = {
         "worker_id": worker_id,
         "statuses": array(statuses),
@@ -235,7 +229,7 @@ async def settle(tx: Tx, batch: Sequence[Ended], *, worker_id: UUID) -> set[UUID
         "errors": array(errors),
         "earlier": encode(earlier),
         **_fence(leases),
-        **_steps(batch),
+        **step_columns(batch),
     }
     rows = await _rows(tx, "settle", parameters)
     return {e.lease.id for e in batch}.difference(rows[0][0]) if rows else set()
@@ -398,17 +392,6 @@ def _leased(rows: list[tuple[Any, ...]], *, limit: int, turn: Turn) -> Leased:
 def _fence(leases: Sequence[Lease]) -> dict[str, Any]:
     ids, tokens = [held.id for held in leases], [held.token for held in leases]
     return {"ids": array(ids), "tokens": array(tokens)}
-
-
-def _steps(batch: Sequence[Ended]) -> dict[str, Any]:
-    """Return the columns of all steps of a batch; one is fresh that can have no row yet."""
-    owned = [(end, row) for end in batch for row in end.steps]
-    columns = zip(*(row for _, row in owned), strict=True) if owned else [()] * len(STEP_COLUMNS)
-    return {
-        "step_runs": array([end.lease.id for end, _ in owned]),
-        "step_fresh": array([end.announce and not end.lease.resumed for end, _ in owned]),
-        **dict(zip(STEP_COLUMNS, map(array, columns), strict=True)),
-    }
 
 
 def _step_record(step_id: str, item: int, *rest: Any) -> StepRecord:

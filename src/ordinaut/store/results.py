@@ -24,6 +24,10 @@ StepRow: TypeAlias = tuple[
 ]
 Fact: TypeAlias = tuple[str, Json]  # topic and data of an event
 
+STEP_COLUMNS = (
+    "step_ids", "step_items", "step_statuses", "step_attempts", "step_uses", "step_started_ats",
+    "step_finished_ats", "step_outputs", "step_errors",
+)  # fmt: skip
 ROW_SIZE = 100  # characters of a step's row without its output and error, roughly
 
 
@@ -93,6 +97,17 @@ def step_rows(records: Sequence[StepRecord]) -> list[StepRow]:
         )
         for step_id, status, attempt, started_at, finished_at, uses, index, output, error in records
     ]
+
+
+def step_columns(batch: Sequence[Ended]) -> dict[str, str]:
+    """Return the steps of many runs column by column; one is fresh that can have no row yet."""
+    owned = [(end, row) for end in batch for row in end.steps]
+    columns = zip(*(row for _, row in owned), strict=True) if owned else [()] * len(STEP_COLUMNS)
+    return {
+        "step_runs": array([end.lease.id for end, _ in owned]),
+        "step_fresh": array([end.announce and not end.lease.resumed for end, _ in owned]),
+        **dict(zip(STEP_COLUMNS, map(array, columns), strict=True)),
+    }
 
 
 def facts(lease: Lease, records: Sequence[StepRecord], *, announce: bool) -> list[Fact]:
