@@ -328,6 +328,26 @@ async def test_an_address_that_is_gone_ends_the_webhook(db: Database, receiver: 
     assert await rows(db, "SELECT actor, action FROM audit_log") == [("system", "webhook.disable")]
 
 
+async def test_what_an_old_address_says_does_not_end_the_webhook(
+    db: Database, receiver: Receiver
+) -> None:
+    await hook(db, "https://old.example.com/", "order.paid")
+    await publish(db, "order.paid")
+    await queue_all(db)
+    async with db.transaction() as tx:
+        [held] = await deliveries.claim(tx, limit=1, share=1, busy={}, lease=timedelta(minutes=1))
+    await rows(db, "UPDATE webhook SET url = %s RETURNING id", receiver.url)
+
+    async with db.transaction() as tx:
+        said = deliveries.Attempted(held, "dead", deliveries.GONE, "the address is gone (410)")
+        assert await deliveries.settle(tx, [said], patience=timedelta(days=5)) == []
+
+    assert await rows(db, "SELECT status FROM webhook") == [("active",)]
+    await send(db, now=held.now + timedelta(minutes=2))
+    assert [status for status, *_ in await status_of(db)] == ["delivered"]
+    assert len(receiver.messages) == 1
+
+
 async def test_a_webhook_that_fails_for_five_days_is_disabled(
     db: Database, receiver: Receiver
 ) -> None:

@@ -177,6 +177,7 @@ async def settle(
     values = {
         "ids": array([a.claim.id for a in attempted]),
         "tokens": [a.claim.token for a in attempted],
+        "urls": [a.claim.url for a in attempted],
         "statuses": [a.status for a in attempted],
         "codes": array([a.response_status for a in attempted]),
         "errors": [a.error for a in attempted],

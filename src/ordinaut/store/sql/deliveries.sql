@@ -72,16 +72,19 @@ RETURNING d.id, d.lease_token, d.webhook_id, chosen.url, d.attempts, d.body,
           coalesce(%(now)s, now());
 
 -- name: settle
--- Write down what came of attempts that still have their lease.
+-- Write down what came of attempts that still have their lease. What an address said that is not
+-- the webhook's any more does not count, except that it took the delivery: the next attempt asks
+-- the new one.
 UPDATE webhook_delivery AS d
    SET status = s.status, attempts = d.attempts + 1, response_status = s.code, error = s.error,
        next_attempt_at = coalesce(coalesce(%(now)s, now()) + s.pause, d.next_attempt_at),
        attempted_at = coalesce(%(now)s, now()),
        finished_at = CASE WHEN s.status <> 'pending' THEN coalesce(%(now)s, now()) END
-  FROM unnest(%(ids)s::uuid[], %(tokens)s::integer[], %(statuses)s::text[], %(codes)s::integer[],
-              %(errors)s::text[], %(pauses)s::interval[])
-       AS s (id, token, status, code, error, pause)
+  FROM unnest(%(ids)s::uuid[], %(tokens)s::integer[], %(urls)s::text[], %(statuses)s::text[],
+              %(codes)s::integer[], %(errors)s::text[], %(pauses)s::interval[])
+       AS s (id, token, url, status, code, error, pause), webhook AS w
  WHERE d.id = s.id AND d.lease_token = s.token AND d.status = 'pending'
+   AND w.id = d.webhook_id AND (w.url = s.url OR s.status = 'delivered')
 RETURNING d.id, d.webhook_id;
 
 -- name: release
