@@ -164,7 +164,12 @@ class ThreadHome:
 async def _across(
     loop: asyncio.AbstractEventLoop, fn: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any
 ) -> T:
-    there = asyncio.run_coroutine_threadsafe(_contained(fn, *args, **kwargs), loop)
+    work = _contained(fn, *args, **kwargs)
+    try:
+        there = asyncio.run_coroutine_threadsafe(work, loop)
+    except RuntimeError:
+        work.close()
+        raise ExtensionError("the event loop it lived in has ended") from None
     return await asyncio.wrap_future(there)
 
 

@@ -49,9 +49,13 @@ class Life:
     async def _run(self) -> None:
         try:
             async with AsyncExitStack() as stack:
-                state = await self._open(stack)
-                self._ready.set_result(state)
-                await self._stopping.wait()
+                try:
+                    state = await self._open(stack)
+                    self._ready.set_result(state)
+                    await self._stopping.wait()
+                except GeneratorExit:  # its loop is gone, so nothing can be awaited any more
+                    stack.pop_all()
+                    raise
         except BaseException as error:
             if self._ready.done():
                 raise

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from extending import HELLO, extension, host, shown, write
+from ordinaut.plugins.base import Extension
 from ordinaut.plugins.host import ExtensionHost
+from ordinaut.plugins.life import Life
 from ordinaut.plugins.member import Limits
 
 LIMITS = Limits(load=2.0, start=2.0, stop=1.0)
@@ -196,6 +200,20 @@ async def test_more_background_tasks_than_allowed_are_refused(tmp_path: Path) ->
     write(tmp_path, "many", code, grants=["BACKGROUND_TASKS"])
     async with host(tmp_path) as running:
         assert "may have 32 background tasks" in shown(running, "many").reason
+
+
+def test_a_life_whose_loop_was_ended_by_force_is_let_go_in_silence() -> None:
+    class Closing(Extension):
+        async def on_shutdown(self, app: Any) -> None:
+            await asyncio.sleep(0)
+
+    kit: Any = SimpleNamespace(app=None, app_facade=None, workers=())
+    loop = asyncio.new_event_loop()
+    life = Life(Closing(), kit, live=True)
+    loop.run_until_complete(life.enter())
+    loop.close()
+    del life, loop
+    gc.collect()  # a coroutine that awaits while it is destroyed fails the test
 
 
 async def test_tasks_that_an_extension_leaks_end_with_it(tmp_path: Path) -> None:

@@ -125,6 +125,16 @@ async def test_a_loop_that_is_blocked_is_silent(home: ThreadHome) -> None:
     assert home.silence() == 0.0
 
 
+async def test_work_for_a_loop_that_has_just_ended_is_refused(
+    home: ThreadHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = home._started()
+    await home.close()
+    monkeypatch.setattr(home, "_started", lambda: loop)  # as seen a moment before it ended
+    with pytest.raises(ExtensionError, match="loop it lived in has ended"):
+        await home.run(where)
+
+
 async def watch(home: ThreadHome, *, looks: int = 8) -> bool:
     """Ask as the host does, by default for twice as long as it is patient."""
     found = False
