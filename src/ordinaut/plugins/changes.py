@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeAlias
@@ -28,13 +29,14 @@ class Changes:
 
 def fingerprint(folder: Path) -> Print:
     """Return what changes when a file of an extension does."""
-    return frozenset(_prints(path for path in folder.rglob("*") if path.suffix in SUFFIXES))
+    return frozenset(_prints(folder))
 
 
-def _prints(paths: Iterable[Path]) -> Iterable[tuple[str, int, int]]:
-    for path in paths:
-        try:
-            stat = path.stat()
-        except OSError:
-            continue  # an editor replaces it this instant
-        yield str(path), stat.st_mtime_ns, stat.st_size
+def _prints(folder: Path) -> Iterable[tuple[str, int, int]]:
+    for place, _, names in os.walk(folder):  # a folder that vanishes meanwhile is left out
+        for path in (Path(place, name) for name in names if name.endswith(SUFFIXES)):
+            try:
+                stat = path.stat()
+            except OSError:
+                continue  # an editor replaces it this instant
+            yield str(path), stat.st_mtime_ns, stat.st_size

@@ -32,7 +32,7 @@ from ordinaut.plugins.kit import Offer
 from ordinaut.plugins.loader import Found
 from ordinaut.plugins.member import Limits, Member
 from ordinaut.plugins.references import Choice
-from ordinaut.plugins.schema import Manifest
+from ordinaut.plugins.schema import MANIFEST, Manifest
 from ordinaut.store.database import Database
 
 WATCH_SECONDS = 1.0
@@ -150,10 +150,14 @@ class ExtensionHost:
     async def reload(self, extension_id: str) -> None:
         """Read a folder's extension anew, and start it if it was started or failed before."""
         member = self._member_of(extension_id)
-        (found,) = loader.discover([member.found.folder], built_in=False, installed=False)
-        if found.manifest is None or found.id != extension_id:
+        anew = loader.discover([member.found.folder], built_in=False, installed=False)
+        found = next((one for one in anew if one.id == extension_id and one.manifest), None)
+        if found is None:
             await member.stop()
-            member.fail(found.reason or f"its id is {found.id!r} now; restart to take it in")
+            reasons = [
+                one.reason or f"its id is {one.id!r} now; restart to take it in" for one in anew
+            ]
+            member.fail("; ".join(reasons) or f"there is no {MANIFEST} in {member.found.folder}")
             return
         member = await self._replace(member, found)
         log.info("extension.reloaded", extension=extension_id, state=member.state)
@@ -254,7 +258,10 @@ class ExtensionHost:
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             for id in await asyncio.to_thread(changes.look):
-                await self.reload(id)
+                try:
+                    await self.reload(id)
+                except Exception:  # the next save may mend it
+                    log.exception("extension.not_reloaded", extension=id)
 
     async def _try_to_refresh(self) -> None:
         try:

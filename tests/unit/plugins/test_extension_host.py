@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from extending import HELLO, extension, host, shown, write
 from ordinaut.errors import ExtensionError, NotFound
 from ordinaut.plugins import loader
 from ordinaut.plugins.changes import Changes
+from ordinaut.plugins.host import WATCH_SECONDS
 from ordinaut.plugins.member import RETRY_SECONDS
 
 
@@ -240,9 +242,26 @@ async def test_a_changed_folder_is_loaded_anew(tmp_path: Path) -> None:
 async def test_changes_are_followed_where_that_is_wanted(tmp_path: Path) -> None:
     folder = write(tmp_path, "hello", HELLO, grants=["ROUTES"], eager=True)
     async with host(tmp_path, ext_reload=True) as running:
+
+        async def until(state: str) -> None:
+            for _ in range(500):
+                if shown(running, "hello").state == state:
+                    return
+                await asyncio.sleep(0.01)
+
         (folder / "extension.py").write_text("def (")
-        for _ in range(500):
-            if shown(running, "hello").state == "failed":
-                break
-            await asyncio.sleep(0.01)
+        await until("failed")
         assert "SyntaxError" in shown(running, "hello").reason
+        write(tmp_path, "hello", HELLO, grants=["ROUTES"], eager=True)
+        await until("started")
+        away = folder.rename(tmp_path / "away")
+        await until("failed")
+        assert "No such file or directory" in shown(running, "hello").reason
+        folder.mkdir()
+        (folder / "note.py").touch()
+        await asyncio.sleep(2 * WATCH_SECONDS)
+        assert "there is no extension.json in" in shown(running, "hello").reason
+        shutil.rmtree(folder)
+        away.rename(folder)
+        await until("started")
+        assert shown(running, "hello").state == "started"
