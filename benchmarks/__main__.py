@@ -6,7 +6,7 @@ import runpy
 import sys
 from pathlib import Path
 
-PARTS = ("celeryapp", "contenders", "peers", "pgbench")  # of other benchmarks
+PARTS = ("celeryapp", "contenders", "graphile", "peers", "pgbench")  # of other benchmarks
 
 
 def names() -> list[str]:

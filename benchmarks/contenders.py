@@ -253,8 +253,8 @@ class Peer:
             found.append(float(json.loads(out.splitlines()[-1])["per_second"]))
         return found[0], found[1]
 
-    def latency(self, count: int) -> list[float]:
-        listening = self._start("listen", RATE)
+    def latency(self, count: int, *, batch: int) -> list[float]:
+        listening = self._start("listen", batch)
         assert listening.stdout is not None
         listening.stdout.readline()
         self._call("produce", count + RATE)

@@ -78,7 +78,7 @@ class PgQueuerPeer:
         )
         report(first=first[0] if first else None, last=time.time())
 
-    async def listen(self, rate: int) -> None:
+    async def listen(self, batch: int) -> None:
         import asyncpg
         from pgqueuer import PgQueuer
 
@@ -89,7 +89,7 @@ class PgQueuerPeer:
         async def stamp(job: Any) -> None:
             late.append(time.time() - float(job.payload))
 
-        running = asyncio.create_task(queuer.qm.run(batch_size=10))
+        running = asyncio.create_task(queuer.qm.run(batch_size=batch))
         report(ready=True)
         await until_closed()
         report(late=late)

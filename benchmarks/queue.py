@@ -4,10 +4,11 @@
 
 Ours are `ordinaut worker` processes as they are delivered: fencing, history, a step record and
 four events for each run. Each queue gets a database of its own on one embedded PostgreSQL with
-fsync on; Celery gets a Valkey. The queue is filled before the consumers start, and what counts
-is the time from the start of the first run to the last commit, so neither filling nor starting
-processes is in it. Contenders take turns, and the best of their rounds is shown. MB is the
-resident memory of the consumers together, at its peak.
+fsync on; Celery gets a Valkey. npm installs Graphile Worker in a folder that is removed at the
+end. The queue is filled before the consumers start, and what counts is the time from the start
+of the first run to the last commit, so neither filling nor starting processes is in it.
+Contenders take turns, and the best of their rounds is shown. MB is the resident memory of the
+consumers together, at its peak.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
@@ -30,7 +32,7 @@ from typing import Any
 
 import psycopg
 import uvloop
-from benchmarks import pgbench
+from benchmarks import graphile, pgbench
 from benchmarks.contenders import ENQUEUE, RATE, Ours, Peer, make_database
 
 from ordinaut.devserver.postgres import EmbeddedPostgres
@@ -38,7 +40,9 @@ from ordinaut.devserver.valkey import EmbeddedValkey
 from ordinaut.model import Lane, NewWork, Rate
 from ordinaut.store.database import Database
 
-BATCHES = (100, 500, 1000)  # of pgqueuer
+# What peers take at a time; with 0 they do as delivered, and fewer jobs are enough.
+BATCHES = {"pgqueuer": (100, 500, 1000), "graphile": (0, 100, 500, 1000)}
+LISTENING = {"pgqueuer": (10,), "graphile": (0, 500)}  # the same, when latency is measured
 KEYS = 100  # concurrency keys that runs share when they have some
 SUSTAINED = 5_000  # runs a second
 HELD = 2_000  # runs a second beside an idle transaction
@@ -46,8 +50,8 @@ PEER_MODULES = {
     "pgqueuer": ("pgqueuer", "asyncpg"),
     "procrastinate": ("procrastinate",),
     "celery": ("celery",),
+    "graphile": (),
 }
-SLOWER = {"procrastinate": 50, "celery": 50}  # so many times fewer jobs are enough
 
 Row = dict[str, Any]
 Contender = tuple[str, dict[str, Any], Callable[[], Awaitable[tuple[float, float]]]]
@@ -63,14 +67,24 @@ class Bench:
         self._quick: bool = options.quick
         self._rounds = 1 if options.quick else 3
         self._count = 60_000 if options.quick else 200_000
+        self._few = 2_000 if options.quick else 4_000
         self._ours = Ours(server, self._folder)
-        self._peers = [Peer(name, self._url(name)) for name in options.peers]
+        self._peers = [peer for name in options.peers if (peer := self._make(name))]
         self.rows: list[Row] = []
 
-    def _url(self, name: str) -> str:
-        if name != "celery":
-            return make_database(self._server, name)
-        return self._stack.enter_context(EmbeddedValkey(self._folder / "valkey")).url
+    def _make(self, name: str) -> Peer | None:
+        if name == "celery":
+            valkey = self._stack.enter_context(EmbeddedValkey(self._folder / "valkey"))
+            return Peer(name, valkey.url)
+        if name != "graphile":
+            return Peer(name, make_database(self._server, name))
+        try:
+            graphile.install(self._folder / name)
+        except subprocess.CalledProcessError as error:
+            why = error.stderr.partition("\n")[0]
+            print(f"graphile is left out: {why}", file=sys.stderr)
+            return None
+        return graphile.Graphile(make_database(self._server, name), self._folder / name)
 
     # --- Parts ------------------------------------------------------------------------------
 
@@ -108,7 +122,7 @@ class Bench:
         for _ in range(self._rounds):
             found = {"ordinaut": await self._ours.enqueue(**amounts)}
             for peer in self._peers:
-                if peer.name == "pgqueuer":
+                if peer.name in LISTENING:
                     found[peer.name] = await asyncio.to_thread(peer.enqueue, **amounts)
             for name, pair in found.items():
                 old = best.get(name, (0.0, 0.0))
@@ -123,9 +137,9 @@ class Bench:
         for _ in range(self._rounds):
             self._show_late("ordinaut", await self._ours.latency(count), rate=RATE)
             for peer in self._peers:
-                if peer.name == "pgqueuer":
-                    late = await asyncio.to_thread(peer.latency, count)
-                    self._show_late("pgqueuer", late, rate=RATE)
+                for batch in LISTENING.get(peer.name, ()):
+                    late = await asyncio.to_thread(peer.latency, count, batch=batch)
+                    self._show_late(peer.name, late, rate=RATE, batch=batch)
 
     async def sustained(self) -> None:
         """5,000 runs a second for a minute."""
@@ -193,10 +207,12 @@ class Bench:
         return "ordinaut", how | said, once
 
     def _peer(self, peer: Peer, *, processes: int) -> list[Contender]:
-        batches = BATCHES if peer.name == "pgqueuer" else (0,)
-        count = self._count // SLOWER.get(peer.name, 2)
-        hows = [{"processes": processes, "batch": batch} for batch in batches]
-        return [(peer.name, how, partial(peer.throughput, count=count, **how)) for how in hows]
+        found: list[Contender] = []
+        for batch in BATCHES.get(peer.name, (0,)):
+            how = {"processes": processes, "batch": batch}
+            count = self._count if batch else self._few
+            found.append((peer.name, how, partial(peer.throughput, count=count, **how)))
+        return found
 
     def _show(self, name: str, per_second: float, **how: Any) -> None:
         self.rows.append({"name": name, **how, "per_second": round(per_second)})
@@ -229,12 +245,16 @@ def peers_of(text: str) -> list[str]:
     for name in wanted:
         if name not in PEER_MODULES:
             raise argparse.ArgumentTypeError(f"{name}: known are {', '.join(PEER_MODULES)}")
-    there = [
-        name for name in wanted if all(importlib.util.find_spec(m) for m in PEER_MODULES[name])
-    ]
-    for name in sorted(set(wanted) - set(there)):
-        print(f"{name} is left out: pip install -e '.[bench]'", file=sys.stderr)
-    return there
+    missing = {
+        name: "pip install -e '.[bench]'"
+        for name in wanted
+        if not all(map(importlib.util.find_spec, PEER_MODULES[name]))
+    }
+    if "graphile" in wanted and not graphile.is_possible():
+        missing["graphile"] = "node and npm are not both on PATH"
+    for name, why in missing.items():
+        print(f"{name} is left out: {why}", file=sys.stderr)
+    return [name for name in wanted if name not in missing]
 
 
 async def measure(bench: Bench, parts: Sequence[str]) -> None:
@@ -246,7 +266,7 @@ async def measure(bench: Bench, parts: Sequence[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", type=parts_of, default=PARTS, help=", ".join(PARTS))
-    parser.add_argument("--peers", type=peers_of, default=peers_of(",".join(PEER_MODULES)))
+    parser.add_argument("--peers", type=peers_of, default=",".join(PEER_MODULES))
     parser.add_argument("--quick", action="store_true", help="fewer runs and one round")
     parser.add_argument("--json", type=Path, help="write the figures there too")
     options = parser.parse_args()
