@@ -167,9 +167,8 @@ class Ours:
         while (passed := loop.time() - begin) < seconds:
             if (wanted := int(passed * rate)) > fed:
                 now = datetime.now(UTC)
-                async with tx.transaction():
-                    await queue.enqueue(tx, [self.work(now) for _ in range(wanted - fed)], now=now)
-                    await queue.hint(tx)
+                more = [self.work(now) for _ in range(wanted - fed)]
+                await queue.enqueue(tx, more, wake=True, now=now)
                 fed = wanted
             await asyncio.sleep(0.01)
 
@@ -197,9 +196,7 @@ class Ours:
                     await wait_for_worker(tx)
                     for _ in range(count + RATE):  # the first second warms up
                         now = datetime.now(UTC)
-                        async with tx.transaction():
-                            await queue.enqueue(tx, [self.work(now)], now=now)
-                            await queue.hint(tx)
+                        await queue.enqueue(tx, [self.work(now)], wake=True, now=now)
                         await asyncio.sleep(1 / RATE)
                 await drained(db, "due_work")
             rows = await fetch(

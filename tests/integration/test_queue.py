@@ -5,6 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 import pytest
+from psycopg import AsyncConnection
 
 from ordinaut.errors import Conflict, NotFound
 from ordinaut.model import Lease
@@ -52,6 +53,21 @@ async def test_due_work_is_ready_and_future_work_is_scheduled(db: Database, task
     assert await status_of(db, now.id) == "ready"
     assert await status_of(db, soon.id) == "scheduled"
     assert await topics(db, soon.id) == ["run.queued"]
+
+
+async def test_a_producer_may_wake_the_workers_with_its_commit(
+    db: Database, task_id: UUID, database_url: str
+) -> None:
+    async with await AsyncConnection.connect(database_url, autocommit=True) as listening:
+        await listening.execute("LISTEN ordinaut_work")
+        async with db.transaction() as tx:
+            await queue.enqueue(tx, [work(task_id), work(task_id)], wake=True)
+            assert [n async for n in listening.notifies(timeout=0.1)] == []
+        async with db.transaction() as tx:
+            await queue.enqueue(tx, [work(task_id)])
+        heard = [n.channel async for n in listening.notifies(timeout=5, stop_after=1)]
+        heard += [n.channel async for n in listening.notifies(timeout=0.1)]
+    assert heard == [queue.WORK_CHANNEL]
 
 
 async def test_an_occurrence_is_queued_once(db: Database, task_id: UUID) -> None:

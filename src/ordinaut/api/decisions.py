@@ -21,7 +21,7 @@ from ordinaut.engine.nearest import hint
 from ordinaut.engine.pipeline import parse_pipeline
 from ordinaut.errors import Conflict, Forbidden, InvalidInput, NotFound
 from ordinaut.model import Event, Json, StepRecord
-from ordinaut.store import audit, journal, queue, runs, schedules, waits
+from ordinaut.store import audit, journal, queue, runs, schedules, tasks, waits
 from ordinaut.store.database import Tx
 from ordinaut.store.runs import Run
 from ordinaut.store.waits import Answer
@@ -81,7 +81,7 @@ async def retry(tx: Tx, work: Work, run_id: UUID, *, from_step: str | None) -> R
 async def _since(tx: Tx, run: Run, step_id: str) -> frozenset[str]:
     """Return the steps that are done again when a run begins again at ``step_id``."""
     version = (run.task_id, run.task_version)
-    definition = (await queue.definitions(tx, [version]))[version]
+    definition = (await tasks.definitions(tx, [version]))[version]
     pipeline = parse_pipeline(definition.payload, registry=None)
     found = pipeline.since(step_id)
     if found is None:

@@ -51,8 +51,7 @@ async def run_now(tx: Tx, work: Work, record: TaskRecord, body: RunNow) -> Run:
         payload=None if body.params is None else {"params": body.params},
         priority=body.priority,
     )
-    await queue.enqueue(tx, [made], now=work.now)
-    await queue.hint(tx)
+    await queue.enqueue(tx, [made], wake=True, now=work.now)
     await note(tx, work, "run_now", task, after={"run_id": str(made.id)})
     return await runs.get(tx, made.id)
 

@@ -140,8 +140,7 @@ class StoreServices:
             added["params"] = call.redacted(params)
         [timed] = await schedules.load(tx, [task_id])
         work = timed.run("task", run_at=now, payload=added, id=run_id)
-        await queue.enqueue(tx, [work], now=now)
-        await queue.hint(tx)
+        await queue.enqueue(tx, [work], wake=True, now=now)
 
     async def _end_of(self, run_id: UUID, task_id: UUID) -> Run:
         """Return a run that has ended; raise :class:`NotYet` when it takes long.

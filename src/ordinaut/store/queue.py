@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from ordinaut.errors import Conflict, NotFound
-from ordinaut.model import NO_LANE, NOBODY, Backoff, Json, Lane, Lease, NewWork, StepRecord
+from ordinaut.model import NO_LANE, NOBODY, Lane, Lease, NewWork, StepRecord
 from ordinaut.store.database import Queries, Tx
 from ordinaut.store.results import NO_ITEM, Checkpoint, Ended, Parked, array, encode, step_columns
 
@@ -40,21 +40,6 @@ MAX_CRASHES = 5  # workers that one run may take down before it is buried
 GATE = 0x0D14A6A7E  # advisory lock: one lease at a time counts the runs of concurrency keys
 WORK_CHANNEL = "ordinaut_work"
 CANCEL_CHANNEL = "ordinaut_cancel"
-
-
-@dataclass(frozen=True, slots=True)
-class Definition:
-    """What the runs of one version of a task have to do, and how."""
-
-    task_id: UUID
-    version: int
-    payload: Json
-    title: str
-    created_by: UUID
-    max_retries: int
-    backoff_strategy: Backoff
-    backoff_seconds: float
-    timeout_seconds: float | None
 
 
 class Turn(NamedTuple):
@@ -101,12 +86,18 @@ class Canceled:
     asked: tuple[UUID, ...]
 
 
-async def enqueue(tx: Tx, items: Sequence[NewWork], *, now: datetime | None = None) -> list[UUID]:
-    """Create runs and return the ids of those whose occurrence was not queued before."""
+async def enqueue(
+    tx: Tx, items: Sequence[NewWork], *, wake: bool = False, now: datetime | None = None
+) -> list[UUID]:
+    """Create runs and return the ids of those whose occurrence was not queued before.
+
+    With ``wake`` the commit also does what :func:`hint` does, at no further round trip.
+    """
     if not items:
         return []
     parameters = {
         "now": now,
+        "wake": wake,
         "ids": array([w.id for w in items]),
         "task_ids": array([w.task_id for w in items]),
         "versions": array([w.task_version for w in items]),
@@ -275,19 +266,6 @@ async def checkpoints(tx: Tx, ids: Sequence[UUID]) -> dict[UUID, list[StepRecord
     for run_id, step_id, item, *rest in await _rows(tx, "checkpoints", {"ids": list(ids)}):
         found[run_id].append(_step_record(step_id, item, *rest))
     return found
-
-
-async def definitions(
-    tx: Tx, wanted: Iterable[tuple[UUID, int]]
-) -> dict[tuple[UUID, int], Definition]:
-    """Return the definitions of ``(task_id, version)`` that exist."""
-    pairs = list(wanted)
-    parameters = {
-        "task_ids": array([p[0] for p in pairs]),
-        "versions": array([p[1] for p in pairs]),
-    }
-    rows = await _rows(tx, "definitions", parameters)
-    return {(row[0], row[1]): Definition(*row) for row in rows}
 
 
 async def settled(tx: Tx, leases: Sequence[Lease], *, worker_id: UUID) -> set[UUID]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -12,10 +12,11 @@ import orjson
 from psycopg.types.json import Jsonb
 
 from ordinaut.errors import NotFound, PreconditionFailed
-from ordinaut.model import Event, Json, RunStatus, Schedule, Task, TaskStatus
+from ordinaut.model import Backoff, Event, Json, RunStatus, Schedule, Task, TaskStatus
 from ordinaut.store import audit, journal, probes
 from ordinaut.store.audit import Actor
 from ordinaut.store.database import Queries, Tx
+from ordinaut.store.results import array
 
 SQL = Queries("tasks")
 
@@ -48,6 +49,21 @@ class TaskRecord:
     fired: int = 0
     last_run: LastRun | None = None
     condition: probes.State | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """What the runs of one version of a task have to do, and how."""
+
+    task_id: UUID
+    version: int
+    payload: Json
+    title: str
+    created_by: UUID
+    max_retries: int
+    backoff_strategy: Backoff
+    backoff_seconds: float
+    timeout_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +136,20 @@ async def with_conditions(tx: Tx, records: list[TaskRecord]) -> list[TaskRecord]
         return records
     known = await probes.states(tx, asked)
     return [replace(record, condition=known.get(record.task.id)) for record in records]
+
+
+async def definitions(
+    tx: Tx, wanted: Iterable[tuple[UUID, int]]
+) -> dict[tuple[UUID, int], Definition]:
+    """Return the definitions of ``(task_id, version)`` that exist."""
+    pairs = list(wanted)
+    parameters = {
+        "task_ids": array([p[0] for p in pairs]),
+        "versions": array([p[1] for p in pairs]),
+    }
+    cursor = await tx.execute(SQL["definitions"], parameters, binary=True)
+    rows = await cursor.fetchall()
+    return {(row[0], row[1]): Definition(*row) for row in rows}
 
 
 async def page(

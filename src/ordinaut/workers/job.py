@@ -9,7 +9,7 @@ from datetime import datetime
 
 from ordinaut.engine.steps import Pipeline
 from ordinaut.model import Json, Lease, StepRecord
-from ordinaut.store.queue import Definition
+from ordinaut.store.tasks import Definition
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ from ordinaut.engine.registry import ToolRegistry
 from ordinaut.engine.steps import Pipeline
 from ordinaut.errors import InvalidInput
 from ordinaut.model import Json, Lease
-from ordinaut.store import queue
+from ordinaut.store import queue, tasks
 from ordinaut.store.database import Tx
+from ordinaut.store.tasks import Definition
 from ordinaut.workers.job import Job, Plan
 
 CAPACITY = 5_000  # versions of tasks
@@ -56,7 +57,7 @@ class Plans:
 
     async def _load(self, tx: Tx, missing: Mapping[Key, tuple[UUID, int]]) -> None:
         wanted = list(missing.values())
-        found = await queue.definitions(tx, wanted)
+        found = await tasks.definitions(tx, wanted)
         for key, pair in zip(missing, wanted, strict=True):
             self._plans[key] = self._plan(pair, found.get(pair))
 
@@ -66,7 +67,7 @@ class Plans:
         for key in list(self._plans)[:surplus] if surplus > 0 else ():
             del self._plans[key]
 
-    def _plan(self, wanted: tuple[UUID, int], definition: queue.Definition | None) -> Plan | str:
+    def _plan(self, wanted: tuple[UUID, int], definition: Definition | None) -> Plan | str:
         if definition is None:
             return f"task {wanted[0]} has no version {wanted[1]}"
         try:

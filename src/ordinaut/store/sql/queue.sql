@@ -26,7 +26,7 @@ WITH made AS (
                               'scheduled_for', scheduled_for)
       FROM made
 )
-SELECT id FROM made;
+SELECT id, CASE WHEN %(wake)s THEN pg_notify('ordinaut_work', '') END FROM made;
 
 -- name: promote
 -- Make ready what was scheduled for, or waits until, a time that has come.
@@ -435,14 +435,6 @@ SELECT run_id, step_id, item, status, attempt, uses, started_at, finished_at, ou
   FROM step_run
  WHERE run_id = ANY(%(ids)s::uuid[])
  ORDER BY run_id, started_at, step_id, item;
-
--- name: definitions
--- What the runs of these versions of tasks have to do, and how.
-SELECT d.task_id, d.version, d.payload, t.title, t.created_by, t.max_retries,
-       t.backoff_strategy, t.backoff_seconds, t.timeout_seconds
-  FROM unnest(%(task_ids)s::uuid[], %(versions)s::integer[]) AS wanted (task_id, version)
-  JOIN task_definition AS d USING (task_id, version)
-  JOIN task AS t ON t.id = d.task_id;
 
 -- name: settled
 -- Which of these runs have ended with exactly this lease: a commit whose answer was lost.

@@ -173,3 +173,11 @@ UPDATE task
 -- A task that is over does not fire again.
 UPDATE schedule SET next_run_at = NULL, snoozed_for = NULL, snoozed_to = NULL
  WHERE task_id = ANY(%(ids)s);
+
+-- name: definitions
+-- What the runs of these versions of tasks have to do, and how.
+SELECT d.task_id, d.version, d.payload, t.title, t.created_by, t.max_retries,
+       t.backoff_strategy, t.backoff_seconds, t.timeout_seconds
+  FROM unnest(%(task_ids)s::uuid[], %(versions)s::integer[]) AS wanted (task_id, version)
+  JOIN task_definition AS d USING (task_id, version)
+  JOIN task AS t ON t.id = d.task_id;
