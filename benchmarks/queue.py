@@ -41,7 +41,7 @@ from ordinaut.model import Lane, NewWork, Rate
 from ordinaut.store.database import Database
 
 # What peers take at a time; with 0 they do as delivered, and fewer jobs are enough.
-BATCHES = {"pgqueuer": (100, 500, 1000), "graphile": (0, 100, 500, 1000)}
+BATCHES = {"pgqueuer": (100, 500, 1000), "graphile": (0, 500, 1000, 2000)}
 LISTENING = {"pgqueuer": (10,), "graphile": (0, 500)}  # the same, when latency is measured
 KEYS = 100  # concurrency keys that runs share when they have some
 SUSTAINED = 5_000  # runs a second
