@@ -61,8 +61,7 @@ def uuid7() -> UUID:
     when two calls share it, the later one takes the next value.
     """
     global _uuid7_last
-    milliseconds, rest = divmod(time.time_ns(), 1_000_000)
-    tick = (milliseconds << 12) | (rest * 4096 // 1_000_000)
+    tick = (time.time_ns() << 12) // 1_000_000  # milliseconds with their fraction
     with _uuid7_lock:
         tick = max(tick, _uuid7_last + 1)
         _uuid7_last = tick
@@ -74,12 +73,12 @@ def uuid7() -> UUID:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Schedule:
+class Schedule(NamedTuple):
     """When a task fires: everything that decides its occurrences.
 
     ``anchor`` is what a bare ``FREQ=…``, an interval without ``starts_at`` and COUNT start
-    from: the task's creation. ``exclude`` names calendars.
+    from: the task's creation. ``exclude`` names calendars. A tuple, because the tick makes and
+    compares one for each task that is due.
     """
 
     kind: ScheduleKind

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ordinaut.engine.calendar import parse_calendar
-from ordinaut.engine.schedule import compile_schedule
 from ordinaut.model import NOBODY, Schedule
 from ordinaut.scheduler import plan as planning
 from ordinaut.scheduler.catchup import Absences
@@ -78,7 +77,7 @@ def tasks(draw):
     )
 
 
-def decided(task: Timed, schedule, pauses, downtimes) -> dict[datetime, str]:
+def decided(task: Timed, pauses, downtimes) -> dict[datetime, str]:
     """Plan again and again, as ticks would, until nothing is due."""
     told: dict[datetime, str] = {}
     live = False
@@ -89,14 +88,7 @@ def decided(task: Timed, schedule, pauses, downtimes) -> dict[datetime, str]:
             catchup=task.catchup,
             window=timedelta(seconds=task.catchup_window_seconds),
         )
-        found = planning.plan(
-            task,
-            schedule,
-            now=NOW,
-            absences=around,
-            live=live,
-            following=Memory().following(schedule),
-        )
+        found = planning.plan(task, Memory(CALENDARS), now=NOW, absences=around, live=live)
         for at, verdict in [
             *((w.scheduled_for, "started") for w in found.work),
             *((s.scheduled_for, s.verdict) for s in found.skipped),
@@ -120,11 +112,10 @@ def decided(task: Timed, schedule, pauses, downtimes) -> dict[datetime, str]:
 @settings(max_examples=150, deadline=None)
 @given(tasks(), absences(), st.integers(1, 7))
 def test_the_size_of_a_chunk_decides_nothing(task: Timed, gone, chunk: int):
-    schedule = compile_schedule(task.schedule, calendars=CALENDARS)
-    at_once = decided(task, schedule, *gone)
+    at_once = decided(task, *gone)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(planning, "CHUNK", chunk)
-        in_chunks = decided(task, schedule, *gone)
+        in_chunks = decided(task, *gone)
 
     over = max((at for at, v in in_chunks.items() if v == "started"), default=NOW)
     if task.max_runs is not None:  # what follows the last run is not asked for

@@ -1,16 +1,17 @@
-"""A shared form of a schedule has the occurrences of the schedule itself."""
+"""What the tick computes at its ease is what the schedule itself would say."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ordinaut.engine.schedule import compile_schedule
+from ordinaut.engine.schedule import compile_schedule, interval_after
 from ordinaut.errors import InvalidSchedule
 from ordinaut.model import Schedule
-from ordinaut.scheduler.shared import shared_form
+from ordinaut.scheduler.shared import Memory, shared_form
 
 FREQS = ("SECONDLY", "MINUTELY", "HOURLY", "DAILY", "WEEKLY", "MONTHLY", "YEARLY")
 PARTS = (
@@ -63,3 +64,66 @@ def test_the_shared_form_fires_when_the_schedule_does(kind_and_expr, anchor, zon
         until = found[-1].at
         taken = own.excluded_between(after, until, limit=20)
         assert shared.excluded_between(after, until, limit=20) == taken
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(st.tuples(expressions, anchors, st.sampled_from(ZONES)), min_size=1, max_size=6),
+    st.datetimes(datetime(2028, 1, 1), datetime(2029, 1, 1)),
+)
+def test_what_is_remembered_is_the_schedules_own_next(several, naive):
+    memory, after = Memory({}), naive.replace(tzinfo=UTC)
+    for (kind, expr), anchor, zone in several * 2:
+        schedule = Schedule(kind, expr, zone, anchor)
+        try:
+            own = compile_schedule(schedule).next(after)
+        except InvalidSchedule:
+            continue
+        assert memory.next(schedule, after) == (own and own.at)
+
+
+instants = st.datetimes(datetime(1999, 1, 1), datetime(2040, 1, 1)).flatmap(
+    lambda naive: st.sampled_from([UTC, *map(ZoneInfo, ZONES)]).map(
+        lambda info: naive.replace(tzinfo=UTC).astimezone(info)
+    )
+)
+
+
+@settings(max_examples=600, deadline=None)
+@given(
+    st.one_of(
+        st.builds("PT{}S".format, st.integers(1, 200_000)),
+        st.builds("P{}D".format, st.integers(1, 36_600)),
+    ),
+    instants,
+    st.none() | instants,
+    st.none() | st.timedeltas(timedelta(0), timedelta(days=9_000)),
+    instants,
+)
+def test_an_interval_by_arithmetic_is_the_interval(expr, anchor, starts_at, lasts, after):
+    ends_at = None if lasts is None else (starts_at or anchor) + lasts
+    schedule = Schedule("interval", expr, "UTC", anchor, starts_at, ends_at)
+    own = compile_schedule(schedule).next(after)
+
+    found = interval_after(schedule, after)
+
+    assert found == (own and own.at)
+    if found is not None:
+        assert found.tzinfo is UTC
+        following = compile_schedule(schedule).next(found)
+        assert interval_after(schedule, found) == (following and following.at)
+
+
+def test_an_interval_by_arithmetic_ends_with_time():
+    last = datetime(9998, 12, 31, 23, 59, 59, 500_000, tzinfo=UTC)
+    for expr, anchor in (
+        ("PT1S", last - timedelta(seconds=2)),
+        ("PT7S", last - timedelta(seconds=7)),
+        ("P36600D", last - timedelta(days=36_600)),
+    ):
+        schedule = Schedule("interval", expr, "UTC", anchor)
+        compiled = compile_schedule(schedule)
+        for after in (anchor, last - timedelta(seconds=1), last, last + timedelta(seconds=1)):
+            own = compiled.next(after)
+            assert interval_after(schedule, after) == (own and own.at)
+    assert interval_after(schedule, last) is None

@@ -61,7 +61,7 @@ def amended(task: Task, given: Mapping[str, Any], *, zone: str, now: datetime) -
     if "timezone" in when:
         when["timezone"] = when["timezone"] or zone
     own = {name: value for name, value in given.items() if name not in SCHEDULE_FIELDS}
-    changed = replace(task, schedule=replace(task.schedule, **when), **own)
+    changed = replace(task, schedule=task.schedule._replace(**when), **own)
     return replace(changed, version=task.version + 1, updated_at=now)
 
 

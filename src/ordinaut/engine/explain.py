@@ -7,7 +7,6 @@ One sentence says when, further sentences say what limits it. The words of each 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Literal, TypeAlias
 
@@ -45,7 +44,7 @@ _PACES = (Freq.SECONDLY, Freq.MINUTELY, Freq.HOURLY, Freq.DAILY)
 
 def explain(schedule: Schedule, *, lang: Language = "en") -> str:
     """Return what a schedule says; raises InvalidSchedule when it can not be understood."""
-    compile_schedule(replace(schedule, exclude=()))
+    compile_schedule(schedule._replace(exclude=()))
     words = LANGUAGES[lang]
     local = zone(schedule.timezone)
     sentences = [_when(schedule, local, words), *_limits(schedule, local, words)]

@@ -26,6 +26,7 @@ from ordinaut.engine.excluding import MOVED, ExcludingTimer
 from ordinaut.engine.expression import ExpressionError, parse_expression
 from ordinaut.engine.localtime import (
     DAY,
+    EPOCH,
     FIRST_INSTANT,
     LAST_INSTANT,
     Zone,
@@ -64,6 +65,7 @@ _MICROSECOND = timedelta(microseconds=1)
 # Room for the searches of a day or a week before the first instant.
 _EARLIEST = FIRST_INSTANT + 366 * DAY
 _EARLIEST_TIME = to_utc(_EARLIEST)
+_LAST = timedelta(seconds=LAST_INSTANT + 1) - _MICROSECOND
 _TOPIC = re.compile(r"(?:\*|[A-Za-z0-9_-]+)(?:\.(?:\*|[A-Za-z0-9_-]+))*")
 
 
@@ -210,6 +212,22 @@ def jitter(task_id: UUID, at: datetime, seconds: int) -> timedelta:
     key = task_id.bytes + to_instant(at).to_bytes(8, "big", signed=True)
     number = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big")
     return timedelta(milliseconds=number % (seconds * 1_000 + 1))
+
+
+def interval_after(schedule: Schedule, after: datetime) -> datetime | None:
+    """Return what ``next`` of a compiled interval does, by arithmetic: most have only one task.
+
+    Raises InvalidSchedule for an expression that is no interval, and looks at no calendar.
+    """
+    origin = (schedule.starts_at or schedule.anchor) - EPOCH
+    step = timedelta(seconds=parse_duration(schedule.expr))
+    # From UTC: two times of one other zone would be subtracted by what its clocks show.
+    passed = after - EPOCH
+    if passed < origin:
+        passed = origin if schedule.starts_at is None else origin - step
+    at = passed + step - (passed - origin) % step
+    last = _LAST if schedule.ends_at is None else min(schedule.ends_at - EPOCH, _LAST)
+    return EPOCH + at if at <= last else None
 
 
 def event_topic(expr: str) -> tuple[str, str | None]:

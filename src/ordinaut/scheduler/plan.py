@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from functools import partial
 from typing import NamedTuple
 
 from ordinaut.engine.schedule import CompiledSchedule, Exclusion, jitter
 from ordinaut.model import NewWork
 from ordinaut.scheduler.catchup import Absences, Following, Ruling
+from ordinaut.scheduler.shared import Memory
 from ordinaut.store.ledger import Skipped
 from ordinaut.store.schedules import Advance, Timed
 
@@ -36,25 +38,21 @@ class Plan(NamedTuple):
     completed: bool
 
 
-def plan(
-    task: Timed,
-    schedule: CompiledSchedule,
-    *,
-    now: datetime,
-    absences: Absences,
-    live: bool,
-    following: Following,
-) -> Plan:
+def plan(task: Timed, memory: Memory, *, now: datetime, absences: Absences, live: bool) -> Plan:
     """Decide every occurrence up to ``now``, or the first :data:`CHUNK` of them.
 
-    ``following`` answers as ``schedule.next``, from a memory that tasks share; ``live`` says
-    that a run of the task has not ended.
+    Tasks share the ``memory``; ``live`` says that a run of the task has not ended.
     """
-    if _is_plain(task, absences, live=live):
-        assert task.next_run_at is not None  # or it were not plain
-        upcoming = following(task.next_run_at)
-        if task.next_run_at <= now and (upcoming is None or upcoming > now):
-            return _single(task, task.next_run_at, upcoming, now)
+    at = task.next_run_at
+    if at is not None and at <= now and _is_plain(task, absences, live=live):
+        upcoming = memory.next(task.schedule, at)
+        if upcoming is None or upcoming > now:
+            return _single(task, at, upcoming, now)
+    return _whole(task, memory, now=now, absences=absences, live=live)
+
+
+def _whole(task: Timed, memory: Memory, *, now: datetime, absences: Absences, live: bool) -> Plan:
+    schedule, following = memory.compiled(task.schedule), partial(memory.next, task.schedule)
     due, upcoming = _due(task, schedule, now, following)
     until = due[-1].at if len(due) == CHUNK else now
     taken = _taken_away(task, schedule, until)
@@ -86,8 +84,7 @@ def plan(
 def _is_plain(task: Timed, absences: Absences, *, live: bool) -> bool:
     """Tell whether ``next_run_at`` is an occurrence that nothing keeps from running."""
     return not (
-        task.next_run_at is None
-        or task.resumed_at
+        task.resumed_at
         or task.snoozed_for
         or task.max_runs is not None
         or absences
@@ -99,7 +96,7 @@ def _is_plain(task: Timed, absences: Absences, *, live: bool) -> bool:
 def _single(task: Timed, at: datetime, upcoming: datetime | None, now: datetime) -> Plan:
     """Return the plan when one occurrence is due and plain: nearly always, so it is short."""
     moved = Advance(task.task_id, upcoming, now, last_scheduled_for=at, fired=1)
-    return Plan(task, moved, [_work(task, Due(at, at))], [], completed=upcoming is None)
+    return Plan(task, moved, [_work(task, at, at)], [], completed=upcoming is None)
 
 
 def undecided_after(task: Timed) -> datetime:
@@ -187,7 +184,7 @@ def _decide(
         if ruling is not None:
             yield _skipped(task, occurrence.at, ruling)
             continue
-        yield _work(task, occurrence)
+        yield _work(task, *occurrence)
         live = True
         left = None if left is None else left - 1
 
@@ -202,8 +199,7 @@ def _parted(task: Timed, decisions: list[NewWork | Skipped]) -> tuple[list[NewWo
     return work, skipped
 
 
-def _work(task: Timed, occurrence: Due) -> NewWork:
-    run_at, at = occurrence
+def _work(task: Timed, run_at: datetime, at: datetime) -> NewWork:
     if task.jitter_seconds and run_at == at:
         run_at += jitter(task.task_id, at, task.jitter_seconds)
     return task.run("schedule", run_at=run_at, scheduled_for=at)

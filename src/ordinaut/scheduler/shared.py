@@ -7,13 +7,15 @@ which each was created, and for most schedules the anchor decides nothing.
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from datetime import datetime
+from functools import lru_cache
 
-from ordinaut.engine.schedule import CompiledSchedule
+from ordinaut.engine.calendar import Calendar
+from ordinaut.engine.localtime import EPOCH
+from ordinaut.engine.schedule import CompiledSchedule, compile_schedule, interval_after
 from ordinaut.model import Schedule
-from ordinaut.scheduler.catchup import Following
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # These count from the start of the recurrence.
 _COUNTED = re.compile(r"COUNT=|INTERVAL=(?!1(;|$))", re.IGNORECASE)
 # One rule by the clock on the wall, that says itself on which days it fires.
@@ -25,20 +27,7 @@ _OWN_DAYS = re.compile(
 
 def shared_form(schedule: Schedule) -> Schedule:
     """Return a schedule that has the same occurrences after the anchor, and more often an equal."""
-    if not _is_anchored(schedule):
-        return Schedule(
-            schedule.kind,
-            schedule.expr,
-            schedule.timezone,
-            _EPOCH,
-            schedule.starts_at,
-            schedule.ends_at,
-            schedule.dst_gap,
-            schedule.dst_fold,
-            schedule.exclude,
-            schedule.on_excluded,
-        )
-    return schedule
+    return schedule if _is_anchored(schedule) else schedule._replace(anchor=EPOCH)
 
 
 def _is_anchored(schedule: Schedule) -> bool:
@@ -46,26 +35,35 @@ def _is_anchored(schedule: Schedule) -> bool:
         case "cron":
             return False
         case "rrule" if schedule.starts_at is None:
-            expr = schedule.expr
-            return bool(_COUNTED.search(expr)) or not _OWN_DAYS.fullmatch(expr.strip())
+            return not _says_when(schedule.expr)
     return True
+
+
+@lru_cache(maxsize=4_096)
+def _says_when(rule: str) -> bool:
+    """Tell whether a rule fires at the same times whenever it began."""
+    return not _COUNTED.search(rule) and _OWN_DAYS.fullmatch(rule.strip()) is not None
 
 
 class Memory:
     """Answers that were computed before, for one tick: many tasks are due at one instant."""
 
-    def __init__(self) -> None:
-        self._known: dict[tuple[CompiledSchedule, datetime], datetime | None] = {}
+    def __init__(self, calendars: Mapping[str, Calendar]) -> None:
+        """``calendars`` holds those that the schedules exclude."""
+        self._calendars = calendars
+        self._known: dict[tuple[object, ...], datetime | None] = {}
 
-    def following(self, schedule: CompiledSchedule) -> Following:
-        """Return ``schedule.next`` with a memory."""
-        known = self._known
+    def compiled(self, schedule: Schedule) -> CompiledSchedule:
+        """Understand a schedule; InvalidSchedule as of :func:`compile_schedule`."""
+        return compile_schedule(shared_form(schedule), calendars=self._calendars)
 
-        def answer(after: datetime) -> datetime | None:
-            key = (schedule, after)
-            if key not in known:
-                occurrence = schedule.next(after)
-                known[key] = None if occurrence is None else occurrence.at
-            return known[key]
-
-        return answer
+    def next(self, schedule: Schedule, after: datetime) -> datetime | None:
+        """Return the first occurrence after ``after``, which is not before the anchor."""
+        if schedule.kind == "interval" and not schedule.exclude:
+            return interval_after(schedule, after)
+        kind, expr, zone, anchor, *others = schedule
+        key = (kind, expr, zone, _is_anchored(schedule) and anchor, after, *others)
+        if key not in self._known:
+            occurrence = self.compiled(schedule).next(after)
+            self._known[key] = None if occurrence is None else occurrence.at
+        return self._known[key]

@@ -34,13 +34,12 @@ from uuid import UUID
 from psycopg import DataError, IntegrityError
 
 from ordinaut.engine.calendar import Calendar
-from ordinaut.engine.schedule import compile_schedule
 from ordinaut.model import Event
 from ordinaut.scheduler import windows
 from ordinaut.scheduler.calendars import Calendars
 from ordinaut.scheduler.catchup import NO_ABSENCES, Absences
 from ordinaut.scheduler.plan import Plan, plan, undecided_after
-from ordinaut.scheduler.shared import Memory, shared_form
+from ordinaut.scheduler.shared import Memory
 from ordinaut.store import journal, leaders, ledger, pulse, queue, schedules
 from ordinaut.store.database import Database, Tx
 from ordinaut.store.pulse import Downtime
@@ -157,7 +156,7 @@ async def _look(tx: Tx, tasks: Sequence[Timed], calendars: Calendars, now: datet
 def _plan_all(tasks: Sequence[Timed], situation: _Situation) -> tuple[list[Plan], dict[UUID, str]]:
     plans: list[Plan] = []
     broken: dict[UUID, str] = {}
-    memory = Memory()
+    memory = Memory(situation.calendars)
     for task in tasks:
         if not task.active or task.schedule.kind in ("event", "condition"):
             plans.append(_rest(task))
@@ -172,14 +171,12 @@ def _plan_all(tasks: Sequence[Timed], situation: _Situation) -> tuple[list[Plan]
 
 
 def _plan(task: Timed, situation: _Situation, memory: Memory) -> Plan:
-    schedule = compile_schedule(shared_form(task.schedule), calendars=situation.calendars)
     return plan(
         task,
-        schedule,
+        memory,
         now=situation.now,
         absences=_absences(task, situation),
         live=task.task_id in situation.live,
-        following=memory.following(schedule),
     )
 
 

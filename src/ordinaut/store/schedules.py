@@ -192,7 +192,7 @@ async def claim(
     tx: Tx, *, limit: int, now: datetime | None = None
 ) -> tuple[datetime | None, list[UUID]]:
     """Lock due schedules; returns the instant that counts as now (None when nothing is due)."""
-    cursor = await tx.execute(SQL["claim"], {"limit": limit, "now": now})
+    cursor = await tx.execute(SQL["claim"], {"limit": limit, "now": now}, binary=True)
     rows = await cursor.fetchall()
     return (rows[0][0] if rows else None), [row[1] for row in rows]
 

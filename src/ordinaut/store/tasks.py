@@ -86,7 +86,7 @@ async def create(tx: Tx, tasks: Sequence[Task], *, actor: Actor, tzdata: str) ->
     await tx.execute(
         SQL["create"],
         {
-            "tasks": orjson.dumps(tasks).decode(),
+            "tasks": orjson.dumps(tasks, default=Schedule._asdict).decode(),
             "tzdata": tzdata,
             "actor_id": actor.id,
             "actor": actor.name,
