@@ -32,16 +32,15 @@ from ordinaut.clock import SystemClock
 from ordinaut.devserver.postgres import EmbeddedPostgres
 from ordinaut.model import uuid7
 from ordinaut.scheduler.calendars import Calendars
+from ordinaut.scheduler.hands import ticks
 from ordinaut.scheduler.metronome import Metronome
-from ordinaut.scheduler.tick import tick
 from ordinaut.store import migrate, schedules
-from ordinaut.store.database import Database
+from ordinaut.store.database import SMALL, Database
 
 BURST = 10_000
 DUE = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)  # a Monday
 AGENT = UUID(int=1)
 ROUNDS = 3
-LIMIT = 2_000
 HOUR = timedelta(hours=1)
 
 Row: TypeAlias = tuple[UUID, str, str, datetime, datetime]  # id, kind, expression, anchor, next
@@ -116,7 +115,7 @@ async def burst(db: Database, kind: str) -> float:
         clock, calendars, enqueued = SystemClock(), Calendars(), 0
         begun = clock.monotonic()
         while True:
-            result = await tick(db, calendars, limit=LIMIT, now=DUE)
+            result = await ticks(db, calendars, now=DUE)
             enqueued += result.enqueued
             if not result.more:
                 break
@@ -139,7 +138,7 @@ async def steady(db: Database, *, active: int, seconds: float) -> dict[str, floa
         calendars, used = Calendars(), resource.getrusage(resource.RUSAGE_SELF).ru_utime
         while clock.now() < end:
             await metronome.wait()
-            result = await tick(db, calendars, limit=LIMIT)
+            result = await ticks(db, calendars)
             now = clock.now()
             async with db.connection() as connection:
                 gone = await connection.execute("DELETE FROM due_work RETURNING scheduled_for")
@@ -164,7 +163,7 @@ async def steady(db: Database, *, active: int, seconds: float) -> dict[str, floa
 
 async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {"burst": {}}
-    async with Database(url, size=2) as db:
+    async with Database(url, size=2, options=SMALL) as db:
         for kind in ("same cron", "cron", "interval", "rrule", "mixed"):
             seconds = await burst(db, kind)
             found["burst"][kind] = round(seconds, 3)

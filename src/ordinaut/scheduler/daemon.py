@@ -2,7 +2,7 @@
 
 ::
 
-    metronome ──► tick                  every scheduler, when something is due
+    metronome ──► ticks                 every scheduler, when something is due
     listener  ──► metronome, relay, …   NOTIFY: a hint beside polling
     relay     ──► Redis                 one scheduler at a time
     waits     ──► runs that wait        one scheduler at a time, when an event has come
@@ -37,13 +37,13 @@ from ordinaut.health import HealthServer
 from ordinaut.model import Json, uuid7
 from ordinaut.scheduler import janitor
 from ordinaut.scheduler.calendars import Calendars
+from ordinaut.scheduler.hands import ticks
 from ordinaut.scheduler.janitor import HOLDING, Holding
 from ordinaut.scheduler.leader import Leadership
 from ordinaut.scheduler.loops import Loops
 from ordinaut.scheduler.metronome import Housekeeping, Metronome
 from ordinaut.scheduler.sender import Sender
 from ordinaut.scheduler.spine import Relay
-from ordinaut.scheduler.tick import tick
 from ordinaut.scheduler.triggers import Triggers
 from ordinaut.scheduler.waits import Waits
 from ordinaut.scheduler.webhooks import Webhooks
@@ -53,8 +53,9 @@ from ordinaut.store.secrets import keyring
 from ordinaut.store.workers import State
 from ordinaut.telemetry import logger
 
-# tick, relay, waits, triggers, webhooks, sender, report, two duties, and a job of the leader
-POOL_SIZE = 10
+# two hands of the tick, relay, waits, triggers, webhooks, sender, report, two duties, and a job
+# of the leader
+POOL_SIZE = 11
 BEAT_EVERY = 1.0  # seconds between beats of the pulse
 REPORT_EVERY = 5.0  # seconds between reports of this process
 LEADER_EVERY = 0.5  # seconds between looks at who is the leader
@@ -163,7 +164,7 @@ class Scheduler:
         if now - self._beaten >= BEAT_EVERY:
             await self._beat()
             self._beaten = now
-        result = await tick(self._db, self._calendars, limit=self._settings.tick_limit)
+        result = await ticks(self._db, self._calendars, limit=self._settings.tick_limit)
         self._ticked = self._clock.monotonic()
         if result.enqueued or result.skipped:
             self._news.set()
