@@ -167,11 +167,12 @@ async def test_expired_leases_are_found_by_their_time(full: Database, database_u
     assert rows_read(plan) <= HELD
 
 
+@pytest.mark.parametrize("statement", ["lease_urgent", "lease_keyed"])
 async def test_a_concurrency_key_with_a_long_queue_is_passed_over_quickly(
-    full: Database, database_url: str
+    full: Database, database_url: str, statement: str
 ) -> None:
     plan = await explained(
-        database_url, BY_INDEX, lambda tx: tx.execute(queue.SQL["lease_keyed"], LEASING)
+        database_url, BY_INDEX, lambda tx: tx.execute(queue.SQL[statement], LEASING)
     )
     assert ("Seq Scan", "") not in reads(plan)
     assert rows_read(plan) <= 300

@@ -139,11 +139,9 @@ async def lease(
 ) -> Leased:
     """Take up to ``limit`` runs, of each agent the most urgent first, within their limits.
 
-    Agents that have work waiting get equal shares; when there are more of them than runs to
-    take, they are served in turns, as are concurrency keys beyond a few hundred (deficit round
-    robin, Shreedhar and Varghese 1995, with equal weights). Without ``keyed`` only work that has
-    no concurrency key is taken, in one round trip; the answer tells whether there is other work,
-    so that the next call can ask for it.
+    Agents that have work waiting get equal shares (deficit round robin), or turns when there are
+    more of them than runs to take, as have concurrency keys beyond a few hundred. Without ``keyed``
+    only work without such a key is taken, in one round trip; the answer tells if there is other.
     """
     parameters = {
         "worker_id": worker_id,
@@ -157,7 +155,9 @@ async def lease(
         return _leased(await _rows(tx, "lease", parameters), limit=limit, turn=turn)
     async with tx.transaction():
         [(alone,)] = await _rows(tx, "gate", {"lock": GATE})
-        rows = await _rows(tx, "lease_keyed" if alone else "lease", parameters)
+        rows = await _rows(tx, "lease_urgent" if alone else "lease", parameters)
+        if alone and not rows[0][0]:  # a key is full
+            rows = await _rows(tx, "lease_keyed", parameters)
     return _leased(rows, limit=limit, turn=turn)
 
 

@@ -105,10 +105,109 @@ SELECT other.*, leased.*
                (SELECT count(*) > 1 FROM agent), NULL::text) AS other
   LEFT JOIN leased ON true;
 
+-- name: lease_urgent
+-- Take the most urgent work, with and without a concurrency key, as lease does: as long as no key
+-- is in the way. When one has no room for all its runs among those, nothing is taken, the answer
+-- begins with false, and lease_keyed has to choose. The caller holds the gate, and this
+-- statement's snapshot is younger than the gate: nobody else counts now.
+WITH RECURSIVE agent AS (
+    (SELECT created_by, 1 AS place
+       FROM ((SELECT created_by FROM due_work
+               WHERE state = 'ready' AND concurrency_key IS NULL AND created_by >= %(turn)s
+               ORDER BY created_by, sort_key, id LIMIT 1)
+             UNION ALL
+             (SELECT created_by FROM due_work
+               WHERE state = 'ready' AND concurrency_key IS NOT NULL AND created_by >= %(turn)s
+               ORDER BY created_by, sort_key, id LIMIT 1)
+             UNION ALL
+             (SELECT created_by FROM due_work
+               WHERE state = 'ready' AND concurrency_key IS NULL AND created_by < %(turn)s
+               ORDER BY created_by, sort_key, id LIMIT 1)
+             UNION ALL
+             (SELECT created_by FROM due_work
+               WHERE state = 'ready' AND concurrency_key IS NOT NULL AND created_by < %(turn)s
+               ORDER BY created_by, sort_key, id LIMIT 1)) AS first
+      ORDER BY created_by < %(turn)s, created_by LIMIT 1)
+    UNION ALL
+    SELECT following.created_by, agent.place + 1
+      FROM agent CROSS JOIN LATERAL (
+           SELECT created_by
+             FROM ((SELECT created_by FROM due_work
+                     WHERE state = 'ready' AND concurrency_key IS NULL
+                       AND created_by > agent.created_by
+                     ORDER BY created_by, sort_key, id LIMIT 1)
+                   UNION ALL
+                   (SELECT created_by FROM due_work
+                     WHERE state = 'ready' AND concurrency_key IS NOT NULL
+                       AND created_by > agent.created_by
+                     ORDER BY created_by, sort_key, id LIMIT 1)) AS either
+            ORDER BY created_by LIMIT 1) AS following
+     WHERE agent.place <= %(limit)s
+), share AS (
+    SELECT ceil(%(limit)s::float8 / least(greatest(count(*), 1), %(limit)s)) AS runs FROM agent
+), urgent AS MATERIALIZED (
+    SELECT one.*
+      FROM agent CROSS JOIN LATERAL (
+           SELECT place, key, max_concurrency, rate_runs
+             FROM (SELECT free.*
+                     FROM (SELECT ctid AS place, sort_key, id, NULL AS key,
+                                  NULL::integer AS max_concurrency, NULL::integer AS rate_runs
+                             FROM due_work
+                            WHERE state = 'ready' AND concurrency_key IS NULL
+                              AND created_by = agent.created_by
+                            ORDER BY sort_key, id LIMIT (SELECT runs FROM share)
+                              FOR UPDATE SKIP LOCKED) AS free
+                    UNION ALL
+                   (SELECT ctid, sort_key, id, concurrency_key, max_concurrency, rate_runs
+                      FROM due_work
+                     WHERE state = 'ready' AND concurrency_key IS NOT NULL
+                       AND created_by = agent.created_by
+                     ORDER BY sort_key, id LIMIT (SELECT runs FROM share))) AS either
+            ORDER BY sort_key, id LIMIT (SELECT runs FROM share)) AS one
+     LIMIT %(limit)s
+), lane AS (
+    SELECT key, count(*) AS runs, count(max_concurrency) AS starts,
+           min(max_concurrency) AS most, min(rate_runs) AS rate
+      FROM (SELECT key, max_concurrency, rate_runs FROM urgent WHERE key IS NOT NULL
+             UNION ALL
+            SELECT concurrency_key, NULL, NULL FROM due_work
+             WHERE state = 'leased' AND concurrency_key IS NOT NULL) AS run
+     GROUP BY key
+), possible AS MATERIALIZED (
+    SELECT NOT EXISTS (
+           SELECT FROM lane
+            WHERE runs > most
+               OR starts + (SELECT coalesce(sum(rated_start.runs), 0)
+                              FROM rated_start
+                             WHERE rate IS NOT NULL AND concurrency_key = key
+                               AND until > coalesce(%(now)s, now())) > rate) AS yes
+), leased AS (
+    UPDATE due_work
+       SET state = 'leased', locked_by = %(worker_id)s,
+           locked_until = coalesce(%(now)s, now()) + %(lease_for)s,
+           lease_token = lease_token + 1, attempt = attempt + 1,
+           started_at = CASE WHEN crashes = 0 THEN coalesce(%(now)s, now()) END
+     WHERE ctid = ANY(ARRAY(
+           SELECT ctid FROM due_work
+            WHERE state = 'ready' AND ctid = ANY(ARRAY(
+                  SELECT place FROM urgent WHERE (SELECT yes FROM possible)))
+              FOR UPDATE SKIP LOCKED))
+    RETURNING *
+), counted AS (
+    INSERT INTO rated_start (concurrency_key, until, runs)
+    SELECT concurrency_key, coalesce(%(now)s, now()) + make_interval(secs => rate_seconds), count(*)
+      FROM leased WHERE rate_seconds IS NOT NULL
+     GROUP BY concurrency_key, rate_seconds
+)
+SELECT other.*, leased.sort_key, leased.created_by, leased.id, leased.lease_token,
+       leased.task_id, leased.task_version, leased.attempt, leased.run_at, leased.scheduled_for,
+       leased.trigger, leased.payload, leased.resumed, leased.crashes
+  FROM (SELECT (SELECT yes FROM possible), (SELECT count(*) > 1 FROM agent), NULL::text) AS other
+  LEFT JOIN leased ON true;
+
 -- name: lease_keyed
 -- Take the most urgent work as lease does, and of a concurrency key at most what is free of it.
--- The caller holds the gate, and this statement's snapshot is younger than the gate: nobody else
--- counts now. Of each key only so many rows are read that the keys together are more than
+-- The gate is held as for lease_urgent. Of each key only so many rows are read that the keys together are more than
 -- enough; what may come behind a row that was not read waits for the next time. So do keys beyond
 -- a few hundred, which begins where this one ends.
 WITH RECURSIVE agent AS (
@@ -155,7 +254,7 @@ WITH RECURSIVE agent AS (
     SELECT one.*, one.nth = bound.rows AND bound.rows < allowed.runs AS is_last
       FROM head LEFT JOIN busy USING (key)
       LEFT JOIN LATERAL (
-           SELECT count(*) AS runs
+           SELECT coalesce(sum(runs), 0) AS runs
              FROM rated_start
             WHERE head.rate_runs IS NOT NULL AND concurrency_key = head.key
               AND until > coalesce(%(now)s, now())) AS started ON true
@@ -184,11 +283,11 @@ WITH RECURSIVE agent AS (
 ), candidate AS (
     SELECT place, created_by,
            row_number() OVER (PARTITION BY created_by ORDER BY sort_key, id) AS rank
-      FROM (SELECT place, created_by, sort_key, id
-              FROM first LEFT JOIN known USING (created_by)
-             WHERE sort_key <= coalesce(known.until, sort_key)
+      FROM (SELECT place, created_by, sort_key, id FROM first
              UNION ALL
             SELECT place, created_by, sort_key, id FROM free) AS found
+      LEFT JOIN known USING (created_by)
+     WHERE sort_key <= coalesce(known.until, sort_key)
 ), chosen AS (
     SELECT place FROM candidate
      ORDER BY rank, created_by < %(turn)s, created_by LIMIT %(limit)s
@@ -204,9 +303,10 @@ WITH RECURSIVE agent AS (
               FOR UPDATE SKIP LOCKED))
     RETURNING *
 ), counted AS (
-    INSERT INTO rated_start (concurrency_key, until)
-    SELECT concurrency_key, coalesce(%(now)s, now()) + make_interval(secs => rate_seconds)
+    INSERT INTO rated_start (concurrency_key, until, runs)
+    SELECT concurrency_key, coalesce(%(now)s, now()) + make_interval(secs => rate_seconds), count(*)
       FROM leased WHERE rate_seconds IS NOT NULL
+     GROUP BY concurrency_key, rate_seconds
 )
 SELECT other.*, leased.sort_key, leased.created_by, leased.id, leased.lease_token,
        leased.task_id, leased.task_version, leased.attempt, leased.run_at, leased.scheduled_for,
