@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 
+from ordinaut.scheduler import tick as scheduling
 from ordinaut.scheduler.calendars import Calendars
 from ordinaut.scheduler.plan import CHUNK
 from ordinaut.scheduler.tick import tick
@@ -51,6 +52,16 @@ async def test_many_occurrences_of_one_task_are_decided_in_chunks(db: Database):
 
     assert [result.enqueued for result in results] == [CHUNK, CHUNK, 500]
     assert len(await enqueued(db, task)) == 2 * CHUNK + 500
+
+
+async def test_tasks_with_much_to_decide_leave_every_other_its_turn(db: Database, monkeypatch):
+    monkeypatch.setattr(scheduling, "MOST", 100)
+    tasks = [await add_task(db, "interval", "PT1M", starts_at=START) for _ in range(5)]
+
+    results = await tick_until(db, after(minutes=60))
+
+    assert [result.enqueued for result in results] == [123, 119, 58]
+    assert all([len(await enqueued(db, task)) == 60 for task in tasks])
 
 
 async def test_a_tick_takes_no_more_tasks_than_its_limit(db: Database):

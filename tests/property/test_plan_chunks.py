@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -77,7 +76,7 @@ def tasks(draw):
     )
 
 
-def decided(task: Timed, pauses, downtimes) -> dict[datetime, str]:
+def decided(task: Timed, pauses, downtimes, *, chunk: int) -> dict[datetime, str]:
     """Plan again and again, as ticks would, until nothing is due."""
     told: dict[datetime, str] = {}
     live = False
@@ -88,7 +87,9 @@ def decided(task: Timed, pauses, downtimes) -> dict[datetime, str]:
             catchup=task.catchup,
             window=timedelta(seconds=task.catchup_window_seconds),
         )
-        found = planning.plan(task, Memory(CALENDARS), now=NOW, absences=around, live=live)
+        found = planning.plan(
+            task, Memory(CALENDARS), now=NOW, absences=around, live=live, chunk=chunk
+        )
         for at, verdict in [
             *((w.scheduled_for, "started") for w in found.work),
             *((s.scheduled_for, s.verdict) for s in found.skipped),
@@ -112,10 +113,8 @@ def decided(task: Timed, pauses, downtimes) -> dict[datetime, str]:
 @settings(max_examples=150, deadline=None)
 @given(tasks(), absences(), st.integers(1, 7))
 def test_the_size_of_a_chunk_decides_nothing(task: Timed, gone, chunk: int):
-    at_once = decided(task, *gone)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planning, "CHUNK", chunk)
-        in_chunks = decided(task, *gone)
+    at_once = decided(task, *gone, chunk=planning.CHUNK)
+    in_chunks = decided(task, *gone, chunk=chunk)
 
     over = max((at for at, v in in_chunks.items() if v == "started"), default=NOW)
     if task.max_runs is not None:  # what follows the last run is not asked for

@@ -38,8 +38,10 @@ class Plan(NamedTuple):
     completed: bool
 
 
-def plan(task: Timed, memory: Memory, *, now: datetime, absences: Absences, live: bool) -> Plan:
-    """Decide every occurrence up to ``now``, or the first :data:`CHUNK` of them.
+def plan(
+    task: Timed, memory: Memory, *, now: datetime, absences: Absences, live: bool, chunk: int
+) -> Plan:
+    """Decide every occurrence up to ``now``, or the first ``chunk`` of them.
 
     Tasks share the ``memory``; ``live`` says that a run of the task has not ended.
     """
@@ -48,15 +50,17 @@ def plan(task: Timed, memory: Memory, *, now: datetime, absences: Absences, live
         upcoming = memory.next(task.schedule, at)
         if upcoming is None or upcoming > now:
             return _single(task, at, upcoming, now)
-    return _whole(task, memory, now=now, absences=absences, live=live)
+    return _whole(task, memory, now=now, absences=absences, live=live, chunk=chunk)
 
 
-def _whole(task: Timed, memory: Memory, *, now: datetime, absences: Absences, live: bool) -> Plan:
+def _whole(
+    task: Timed, memory: Memory, *, now: datetime, absences: Absences, live: bool, chunk: int
+) -> Plan:
     schedule, following = memory.compiled(task.schedule), partial(memory.next, task.schedule)
-    due, upcoming = _due(task, schedule, now, following)
-    until = due[-1].at if len(due) == CHUNK else now
-    taken = _taken_away(task, schedule, until)
-    if len(taken) == CHUNK and taken[-1].at < until:
+    due, upcoming = _due(task, schedule, now, following, chunk)
+    until = due[-1].at if len(due) == chunk else now
+    taken = _taken_away(task, schedule, until, chunk)
+    if len(taken) == chunk and taken[-1].at < until:
         until = taken[-1].at
         upcoming = next((at for _, at in due if at > until), upcoming)
         due = [occurrence for occurrence in due if occurrence.at <= until]
@@ -108,10 +112,12 @@ def undecided_after(task: Timed) -> datetime:
     return min(task.decided_until, task.next_run_at - _MICROSECOND)
 
 
-def _taken_away(task: Timed, schedule: CompiledSchedule, until: datetime) -> list[Exclusion]:
+def _taken_away(
+    task: Timed, schedule: CompiledSchedule, until: datetime, limit: int
+) -> list[Exclusion]:
     if not _has_exclusions(task):
         return []
-    return schedule.excluded_between(undecided_after(task), until, limit=CHUNK)
+    return schedule.excluded_between(undecided_after(task), until, limit=limit)
 
 
 def _first_taken(
@@ -129,12 +135,12 @@ def _has_exclusions(task: Timed) -> bool:
 
 
 def _due(
-    task: Timed, schedule: CompiledSchedule, until: datetime, following: Following
+    task: Timed, schedule: CompiledSchedule, until: datetime, following: Following, limit: int
 ) -> tuple[list[Due], datetime | None]:
     """Return the occurrences up to ``until``, and the first one that is left for later."""
     found: list[Due] = []
     for at in _occurrences(task, schedule, following):
-        if at > until or len(found) == CHUNK:
+        if at > until or len(found) == limit:
             return found, at
         found.append(Due(at, at))
     return found, None

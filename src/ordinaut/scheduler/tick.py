@@ -20,12 +20,13 @@ those with a verdict, and the verdict is a row of the same transaction.
 Why one bad task does not stop the others: a schedule that can not be computed any more, and a
 row that PostgreSQL refuses, pause their own task, with the reason in an event.
 
-The work of a tick is bounded (``limit`` tasks, ``CHUNK`` occurrences of each), and what is left
-is due again at once.
+The work of a tick is bounded (``limit`` tasks, ``CHUNK`` occurrences of each, about ``MOST`` of
+all), and what is left is due again at once.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -38,7 +39,7 @@ from ordinaut.model import Event
 from ordinaut.scheduler import windows
 from ordinaut.scheduler.calendars import Calendars
 from ordinaut.scheduler.catchup import NO_ABSENCES, Absences
-from ordinaut.scheduler.plan import Plan, plan, undecided_after
+from ordinaut.scheduler.plan import CHUNK, Plan, plan, undecided_after
 from ordinaut.scheduler.shared import Memory
 from ordinaut.store import journal, leaders, ledger, pulse, queue, schedules
 from ordinaut.store.database import Database, Tx
@@ -47,6 +48,8 @@ from ordinaut.store.schedules import Advance, Pause, Timed
 from ordinaut.telemetry import emit, logger
 
 LIMIT = 2_000  # tasks in one tick
+BREATH = 100  # tasks that are planned without a look at the other coroutines
+MOST = 10_000  # occurrences; who comes after so many has one, or planning may outlast STALL
 STALL = timedelta(seconds=5)
 
 log = logger(__name__)
@@ -120,7 +123,7 @@ async def _fire(
         return TickResult()
     tasks = await schedules.load(tx, ids)
     situation = await _look(tx, tasks, calendars, instant)
-    plans, broken = _plan_all(tasks, situation)
+    plans, broken = await _plan_all(tasks, situation)
     refused: dict[UUID, str] = {}
     if one_by_one:
         refused = await _write_each(tx, plans, situation)
@@ -153,16 +156,22 @@ async def _look(tx: Tx, tasks: Sequence[Timed], calendars: Calendars, now: datet
     )
 
 
-def _plan_all(tasks: Sequence[Timed], situation: _Situation) -> tuple[list[Plan], dict[UUID, str]]:
+async def _plan_all(
+    tasks: Sequence[Timed], situation: _Situation
+) -> tuple[list[Plan], dict[UUID, str]]:
     plans: list[Plan] = []
     broken: dict[UUID, str] = {}
-    memory = Memory(situation.calendars)
-    for task in tasks:
+    memory, planned = Memory(situation.calendars), 0
+    for number, task in enumerate(tasks, start=1):
+        if number % BREATH == 0:
+            await asyncio.sleep(0)  # what else has come may be answered, as to another tick
         if not task.active or task.schedule.kind in ("event", "condition"):
             plans.append(_rest(task))
             continue
         try:
-            plans.append(_plan(task, situation, memory))
+            chunk = CHUNK if planned < MOST else 1
+            plans.append(made := _plan(task, situation, memory, chunk))
+            planned += len(made.work) + len(made.skipped)
         except Exception as error:
             # Whatever a schedule does to the engine, the other tasks of this tick must fire.
             log.exception("tick.broken", task_id=str(task.task_id))
@@ -170,13 +179,14 @@ def _plan_all(tasks: Sequence[Timed], situation: _Situation) -> tuple[list[Plan]
     return plans, broken
 
 
-def _plan(task: Timed, situation: _Situation, memory: Memory) -> Plan:
+def _plan(task: Timed, situation: _Situation, memory: Memory, chunk: int) -> Plan:
     return plan(
         task,
         memory,
         now=situation.now,
         absences=_absences(task, situation),
         live=task.task_id in situation.live,
+        chunk=chunk,
     )
 
 
