@@ -16,6 +16,7 @@ import hypothesis
 import psycopg
 import pytest
 import redis
+import structlog
 
 from ordinaut.devserver.postgres import EmbeddedPostgres
 from ordinaut.devserver.valkey import EmbeddedValkey
@@ -29,6 +30,15 @@ KEPT = ("ORDINAUT_PG_MAJOR", "ORDINAUT_PYTHON", "ORDINAUT_CHROMIUM")
 # How long an example takes says more about the neighbours of the machine than about us.
 hypothesis.settings.register_profile("ordinaut", deadline=None)
 hypothesis.settings.load_profile("ordinaut")
+
+# By default structlog draws tracebacks, for seconds, while a transaction is open.
+structlog.configure(
+    processors=[
+        structlog.stdlib.add_log_level,
+        structlog.processors.format_exc_info,
+        structlog.processors.KeyValueRenderer(key_order=["event", "level"]),
+    ]
+)
 
 _numbers = itertools.count(1)
 
