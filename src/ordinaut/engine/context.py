@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Mapping
 
 from ordinaut.engine.attempt import Context
 from ordinaut.engine.lengths import format_instant
 from ordinaut.engine.outcome import RunInfo
-from ordinaut.engine.steps import Step
+from ordinaut.engine.steps import Pipeline, Step
 from ordinaut.model import Json
-
-NO_MORE: Context = MappingProxyType({})
 
 
 class RunContext:
-    """The context of one run; built only when an expression is evaluated.
+    """The context of one run; built only when an expression is evaluated."""
 
-    ``more`` are names that only some runs have.
-    """
+    __slots__ = ("_built", "_given", "_pipeline", "_run", "steps")
 
-    __slots__ = ("_built", "_event", "_events", "_more", "_params", "_run", "steps")
-
-    def __init__(
-        self,
-        run: RunInfo,
-        params: Mapping[str, Json],
-        *,
-        event: Json = None,
-        events: Sequence[Json] | None = None,
-        more: Context = NO_MORE,
-    ) -> None:
-        """``events`` are those that started the run together; ``event`` alone if not given."""
+    def __init__(self, run: RunInfo, pipeline: Pipeline, given: Mapping[str, Json]) -> None:
+        """``given`` is what the run was started with, as of :func:`executor.execute`."""
         self._run = run
-        self._params = params
-        self._event = event
-        self._events = ([] if event is None else [event]) if events is None else events
-        self._more = more
+        self._pipeline = pipeline
+        self._given = given
         self.steps: dict[str, Json] = {}
         self._built: dict[str, Json] | None = None
 
@@ -48,7 +32,7 @@ class RunContext:
 
     def see(self, probe: Json) -> None:
         """Let expressions see the result of a probe."""
-        self._more = {"probe": probe}
+        self._given = {**self._given, "probe": probe}
         self._built = None
 
     def view(self, extra: Context | None = None) -> Context:
@@ -59,13 +43,14 @@ class RunContext:
         return built if extra is None else {**built, **extra}
 
     def _build(self) -> dict[str, Json]:
-        run = self._run
+        run, pipeline, given = self._run, self._pipeline, self._given
         at = run.scheduled_for
-        return {
-            "params": self._params,
+        event, events, params = given.get("event"), given.get("events"), given.get("params")
+        built: dict[str, Json] = {
+            "params": {**pipeline.params, **params} if params else pipeline.params,
             "steps": self.steps,
-            "event": self._event,
-            "events": self._events,
+            "event": event,
+            "events": ([] if event is None else [event]) if events is None else events,
             "task": {"id": str(run.task_id), **run.task},
             "run": {
                 "id": str(run.run_id),
@@ -73,5 +58,7 @@ class RunContext:
                 "trigger": run.trigger,
                 "scheduled_for": None if at is None else format_instant(at),
             },
-            **self._more,
         }
+        if pipeline.probe is not None:
+            built["probe"] = given.get("probe")
+        return built

@@ -108,7 +108,7 @@ async def render_steps(
     ``condition`` is evaluated over the result of the probe: ``probe`` if it is given, else what
     the tool says if it is pure.
     """
-    context = RunContext(run, {**pipeline.params, **(params or {})}, event=event)
+    context = RunContext(run, pipeline, {"params": params, "event": event})
     rehearsal = _Rehearsal(
         run, registry, clock=clock, context=context, named=frozenset(pipeline.secrets)
     )

@@ -21,12 +21,13 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from ordinaut.clock import Clock
 from ordinaut.engine import doubt, values, waiting
 from ordinaut.engine.attempt import Attempt, Context, error_json, gave_up, is_over, shown_error
-from ordinaut.engine.context import NO_MORE, RunContext
+from ordinaut.engine.context import RunContext
 from ordinaut.engine.invocation import Invoker
 from ordinaut.engine.lengths import format_instant
 from ordinaut.engine.outcome import (
@@ -54,6 +55,9 @@ BATCH = 100  # records of a foreach that are written together
 Ended: TypeAlias = StepRecord | Failed | Suspended
 Key: TypeAlias = tuple[str, int | None]
 
+NOTHING: Mapping[str, Json] = MappingProxyType({})
+_STOPS = (Failed, Suspended)  # as a tuple: isinstance() builds the union of types at each call
+
 
 async def no_secrets(names: frozenset[str]) -> Mapping[str, str]:
     """Know no secret."""
@@ -69,17 +73,15 @@ def execute(
     clock: Clock,
     done: Sequence[StepRecord] = (),
     secrets: SecretSource = no_secrets,
-    event: Json = None,
-    events: Sequence[Json] | None = None,
-    probe: Json = None,
-    params: Mapping[str, Json] | None = None,
+    given: Mapping[str, Json] = NOTHING,
 ) -> Coroutine[Any, Any, Outcome]:
     """Execute a run from its beginning, or go on after the records in ``done``.
 
     ``done`` holds all step records of the run, failed ones too: they tell how often a step was
-    tried. ``params`` are those of the run and win over those of the pipeline; ``probe`` is the
-    result that let a condition task fire. What the journal raises, and the cancellation of the
-    task, pass through; all else is an :class:`Outcome`.
+    tried. ``given`` is what the run was started with: ``params``, which win over those of the
+    pipeline; ``events``, or one ``event`` alone; ``probe``, the result that let a condition task
+    fire. What the journal raises, and the cancellation of the task, pass through; all else is an
+    :class:`Outcome`.
     """
     execution = _Execution(
         Invoker(
@@ -90,13 +92,7 @@ def execute(
             secrets=secrets,
             named=pipeline.secrets.keys(),
         ),
-        RunContext(
-            run,
-            {**pipeline.params, **params} if params else pipeline.params,
-            event=event,
-            events=events,
-            more={"probe": probe} if pipeline.probe is not None else NO_MORE,
-        ),
+        RunContext(run, pipeline, given),
         journal=journal,
         clock=clock,
         prior=_last_records(done) if done else {},
@@ -225,10 +221,9 @@ class _Execution:
             try:
                 output = await self._invoker.invoke(attempt, context)
             except NotYet as error:
-                output = waiting.for_run(attempt.step, attempt.index, error, now=self._clock.now())
-        if isinstance(output, waiting.Wait):
-            return Suspended((output,), ())
-        if isinstance(output, Failed | Suspended):
+                now = self._clock.now()
+                return Suspended((waiting.for_run(step, index, error, now=now),), ())
+        if isinstance(output, _STOPS):
             return output
         return attempt.ended("succeeded", self._clock.now(), output=output)
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from ordinaut.clock import Clock
 from ordinaut.engine.attempt import error_json
 from ordinaut.engine.calls import describe
-from ordinaut.engine.executor import execute, no_secrets
+from ordinaut.engine.executor import NOTHING, execute, no_secrets
 from ordinaut.engine.outcome import Failed, Outcome, RunInfo, Succeeded
 from ordinaut.engine.registry import ToolRegistry
 from ordinaut.engine.retry import Fail, RetryAt, Suspend, decide
@@ -84,7 +84,6 @@ class Execution:
         if isinstance(plan, str):
             return self.failed(job, {"code": "invalid_definition", "message": plan})
         lease, definition = job.lease, plan.definition
-        given = lease.payload or {}
         journal = RunJournal(job, self._settler, self._scribe)
         outcome = await execute(
             plan.pipeline,
@@ -103,10 +102,7 @@ class Execution:
             clock=self._clock,
             done=job.done,
             secrets=self._vault.of(definition.created_by) if plan.pipeline.secrets else no_secrets,
-            event=given.get("event"),
-            events=given.get("events"),
-            probe=given.get("probe"),
-            params=given.get("params"),
+            given=lease.payload or NOTHING,
         )
         if journal.pen is not None:
             await journal.pen.lift()

@@ -225,5 +225,5 @@ class Prober:
             secrets=self._vault.of(plan.definition.created_by),
             named=frozenset() if arguments is None else arguments.secrets,
         )
-        context = RunContext(run, plan.pipeline.params).view()
+        context = RunContext(run, plan.pipeline, {}).view()
         return await invoker.invoke(Attempt(probe.call, None, None, None, at), context)

@@ -75,7 +75,7 @@ class Bench:
         """Register a tool."""
         self.registry.register(name, fn, **options)
 
-    async def execute(self, payload: Json, **options: Any) -> Outcome:
+    async def execute(self, payload: Json, **given: Json) -> Outcome:
         """Execute a payload, or go on with what the run wrote down before."""
         pipeline = parse_pipeline(payload, registry=self.registry)
         outcome = await execute(
@@ -86,7 +86,7 @@ class Bench:
             clock=self.clock,
             done=[*self.known, *self.journal.records],
             secrets=self._secrets if self.secrets else no_secrets,
-            **options,
+            given=given,
         )
         self.known.extend(outcome.steps)
         return outcome

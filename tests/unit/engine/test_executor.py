@@ -303,7 +303,7 @@ async def test_a_parsed_pipeline_serves_many_runs_at_once(bench: Bench) -> None:
                 registry=bench.registry,
                 journal=MemoryJournal(),
                 clock=bench.clock,
-                params={"n": n},
+                given={"params": {"n": n}},
             )
             for n in range(50)
         )
