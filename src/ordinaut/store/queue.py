@@ -56,18 +56,33 @@ class Turn(NamedTuple):
 START = Turn()
 
 
+class Mark(NamedTuple):
+    """Where work was found last: of these agents, none of it before this place in the order."""
+
+    agents: frozenset[UUID]
+    place: int
+
+
 @dataclass(frozen=True, slots=True)
 class Leased:
     """What was taken.
 
     ``keyed`` tells whether work with a concurrency key is or was waiting; ``more`` that there
-    may be other work; ``turn`` is for the next call.
+    may be other work; ``turn`` is for the next call. ``rows`` are what PostgreSQL answered.
     """
 
     leases: list[Lease]
     keyed: bool
     more: bool = False
     turn: Turn = START
+    rows: Sequence[tuple[Any, ...]] = ()
+
+    @property
+    def mark(self) -> Mark | None:
+        """Where to go on without looking at what lies before; None if there was nothing."""
+        if not self.leases:
+            return None
+        return Mark(frozenset(row[4] for row in self.rows), self.rows[0][3])
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +150,7 @@ async def lease(
     lease_for: timedelta,
     keyed: bool = True,
     turn: Turn = START,
+    beyond: Mark | None = None,
     now: datetime | None = None,
 ) -> Leased:
     """Take up to ``limit`` runs, of each agent the most urgent first, within their limits.
@@ -142,6 +158,7 @@ async def lease(
     Agents that have work waiting get equal shares (deficit round robin), or turns when there are
     more of them than runs to take, as have concurrency keys beyond a few hundred. Without ``keyed``
     only work without such a key is taken, in one round trip; the answer tells if there is other.
+    With ``beyond`` only what comes behind a mark is taken, and nothing with a key.
     """
     parameters = {
         "worker_id": worker_id,
@@ -151,6 +168,9 @@ async def lease(
         "key": turn.key,
         "now": now,
     }
+    if beyond is not None:
+        parameters |= {"agents": array(list(beyond.agents)), "place": beyond.place}
+        return _leased(await _rows(tx, "lease_beyond", parameters), limit=limit, turn=START)
     if not keyed:
         return _leased(await _rows(tx, "lease", parameters), limit=limit, turn=turn)
     async with tx.transaction():
@@ -364,7 +384,7 @@ def _leased(rows: list[tuple[Any, ...]], *, limit: int, turn: Turn) -> Leased:
     full = len(leases) == limit
     agent = UUID(int=max(row[4] for row in rows).int + 1) if full and several else NOBODY
     more = full or several or key is not None or turn != START
-    return Leased(leases, keyed, more, Turn(agent, key or "", found=key is not None))
+    return Leased(leases, keyed, more, Turn(agent, key or "", found=key is not None), rows)
 
 
 def _fence(leases: Sequence[Lease]) -> dict[str, Any]:

@@ -29,6 +29,8 @@ from ordinaut.workers.plans import Plans
 AHEAD = 0.04  # seconds of work, at the present rate, that are leased before a slot is free
 LEASES_AHEAD = 5  # or as much as is done while so many leases take, when they take long
 MOST_AHEAD = 0.25  # seconds
+LONG = 0.1  # seconds that a lease takes when dead rows lie before the living, kept by somebody
+SELDOM = 10.0  # so many times as long as it took passes until the next that begins before them
 LOOK = 1.0  # seconds between looks at an empty queue
 LOOK_UNHEARD = 0.25  # the same while nobody listens for notifications
 
@@ -61,6 +63,9 @@ class Leaser:
         self._doubt = False
         self._rate = 0.0
         self._took = 0.0
+        self._whole = 0.0  # seconds that a lease from the start of the order takes
+        self._whole_at = 0.0  # when the next one is made
+        self._mark: queue.Mark | None = None
         self._seen = (0, time.monotonic())
         self.listening = False
         self.leases: list[Lease] = []
@@ -106,6 +111,7 @@ class Leaser:
         if self._doubt:
             await self._clear_up(tx)
         began = time.monotonic()
+        mark = self._mark if began < self._whole_at else None
         found = await queue.lease(
             tx,
             worker_id=self._worker_id,
@@ -113,13 +119,30 @@ class Leaser:
             lease_for=self._lease_for,
             keyed=self._keyed,
             turn=self._turn,
+            beyond=mark,
         )
-        self._took += (time.monotonic() - began - self._took) / 4
+        self._learn(found, mark, began=began)
         self._keyed = found.keyed
         self._turn = found.turn
         self.leases = found.leases
         await self._prepare(tx)
         return found.more
+
+    def _learn(self, found: queue.Leased, mark: queue.Mark | None, *, began: float) -> None:
+        """Note how long a lease took, and from where the next one looks.
+
+        Once a lease from the start takes long, few are made: the work behind the mark comes
+        meanwhile, what is more urgent or other agents' within the pause. Keys need the start.
+        """
+        now = time.monotonic()
+        self._took += (now - began - self._took) / 4
+        if mark is None:
+            took = now - began  # one that is long says little, one that is short says all
+            self._whole = min(took, self._whole + (took - self._whole) / 4)
+            long = self._whole > LONG and not found.keyed
+            self._whole_at = now + SELDOM * self._whole if long else 0.0
+        if now < self._whole_at and (last := found.mark) is not None:
+            self._mark = last if mark is None else mark._replace(place=last.place)
 
     async def _prepare(self, tx: Tx) -> None:
         if self.leases:

@@ -105,6 +105,33 @@ SELECT other.*, leased.*
                (SELECT count(*) > 1 FROM agent), NULL::text) AS other
   LEFT JOIN leased ON true;
 
+-- name: lease_beyond
+-- Take what lease would take of some agents from a place in the order on. While an old transaction
+-- keeps dead rows from being removed, those that were leased since lie before that place, and a
+-- scan from the start visits each of them.
+WITH leased AS (
+    UPDATE due_work
+       SET state = 'leased', locked_by = %(worker_id)s,
+           locked_until = coalesce(%(now)s, now()) + %(lease_for)s,
+           lease_token = lease_token + 1, attempt = attempt + 1,
+           started_at = CASE WHEN crashes = 0 THEN coalesce(%(now)s, now()) END
+     WHERE ctid = ANY(ARRAY(
+           SELECT share.place
+             FROM unnest(%(agents)s::uuid[]) AS agent (created_by) CROSS JOIN LATERAL (
+                  SELECT ctid AS place FROM due_work
+                   WHERE state = 'ready' AND concurrency_key IS NULL
+                     AND created_by = agent.created_by AND sort_key >= %(place)s
+                   ORDER BY sort_key, id
+                   LIMIT ceil(%(limit)s::float8 / cardinality(%(agents)s::uuid[]))
+                     FOR UPDATE SKIP LOCKED) AS share
+            LIMIT %(limit)s))
+    RETURNING sort_key, created_by, id, lease_token, task_id, task_version, attempt, run_at,
+              scheduled_for, trigger, payload, resumed, crashes
+)
+SELECT other.*, leased.*
+  FROM (SELECT false, false, NULL::text) AS other
+  LEFT JOIN leased ON true;
+
 -- name: lease_urgent
 -- Take the most urgent work, with and without a concurrency key, as lease does: as long as no key
 -- is in the way. When one has no room for all its runs among those, nothing is taken, the answer
