@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -46,6 +45,7 @@ from ordinaut.bus import Bus
 from ordinaut.clock import Clock, SystemClock
 from ordinaut.config import Settings
 from ordinaut.errors import Forbidden
+from ordinaut.garbage import spare_what_lives
 from ordinaut.plugins.host import ExtensionHost
 from ordinaut.store.database import Database
 from ordinaut.store.secrets import keyring
@@ -173,9 +173,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        # What is there now stays: the collector need not walk through it with every request.
-        gc.collect()
-        gc.freeze()
+        spare_what_lives()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

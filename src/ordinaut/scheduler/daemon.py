@@ -32,6 +32,7 @@ import psycopg
 from ordinaut.bus import Bus
 from ordinaut.clock import Clock, SystemClock
 from ordinaut.config import Settings
+from ordinaut.garbage import spare_what_lives
 from ordinaut.guard import Policy
 from ordinaut.health import HealthServer
 from ordinaut.model import Json, uuid7
@@ -80,6 +81,7 @@ async def serve(settings: Settings, *, clock: Clock | None = None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with Scheduler(settings, clock or SystemClock()):
+        spare_what_lives()
         await stop.wait()
         log.info("scheduler.stopping")
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import signal
@@ -35,6 +34,7 @@ import psycopg
 
 from ordinaut.config import Settings
 from ordinaut.engine.registry import ToolRegistry
+from ordinaut.garbage import spare_what_lives
 from ordinaut.health import HealthServer
 from ordinaut.model import Json, uuid7
 from ordinaut.plugins.host import ExtensionHost
@@ -59,7 +59,6 @@ LAST_FLUSH = 10.0  # seconds for the last flush and release when the database do
 LAST_WORD = 1.0  # seconds for tasks of tools that are still there
 SETTLERS = 2  # connections; while one waits for its commit, the other executes
 SPARE_THREADS = 1_000  # a call that was given up keeps its thread; a thread starts when needed
-YOUNG = 5_000  # objects made between two looks for garbage; Python's 700 are those of 50 runs
 STALE = 30.0  # seconds without an answer of the database after which a worker is not healthy
 
 T = TypeVar("T")
@@ -213,7 +212,7 @@ async def serve(settings: Settings, *, child: bool = False) -> None:
     async with db:
         host = ExtensionHost(settings, db=db)
         await host.start_tools()
-        _spare_the_collector()
+        spare_what_lives()
         try:
             await _serve(settings, Worker(settings, registry=host.tools), child=child)
         finally:
@@ -234,13 +233,6 @@ async def _end_tasks() -> int:
     if left:
         await asyncio.wait(left, timeout=LAST_WORD)
     return sum(not task.done() for task in left)
-
-
-def _spare_the_collector() -> None:
-    """Let garbage be looked for among what runs make, not in all that was imported."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(YOUNG, *gc.get_threshold()[1:])
 
 
 async def _serve(settings: Settings, worker: Worker, *, child: bool) -> None:
