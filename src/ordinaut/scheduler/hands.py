@@ -14,6 +14,7 @@ from ordinaut.scheduler.calendars import Calendars
 from ordinaut.scheduler.tick import LIMIT, TickResult, tick
 from ordinaut.store.database import Database
 
+FIRST = 250  # tasks of the first tick: what is due first need not wait for all the rest
 HANDS = 2  # more would wait for the same interpreter
 ENOUGH = 10_000  # occurrences, about a second, after which the caller has its turn
 
@@ -21,12 +22,12 @@ ENOUGH = 10_000  # occurrences, about a second, after which the caller has its t
 async def ticks(
     db: Database, calendars: Calendars, *, limit: int = LIMIT, now: datetime | None = None
 ) -> TickResult:
-    """Tick once, and go on with both hands while more is due; return what all ticks did.
+    """Tick once for a few tasks, and go on with both hands while more is due; return all they did.
 
     The arguments are those of :func:`tick`. What a hand raises is raised when the other has
     ended too.
     """
-    first = await tick(db, calendars, limit=limit, now=now)
+    first = await tick(db, calendars, limit=min(FIRST, limit), now=now)
     if not first.more:
         return first
     done = [first]
