@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
@@ -25,6 +26,7 @@ from ordinaut.plugins.schema import MANIFEST, Manifest, read_manifest
 
 GROUP = "ordinaut.plugins"
 BUILT_IN = "ordinaut.extensions"
+_looking = threading.Lock()
 _FOREIGN = "ordinaut_ext_"  # package name of an extension that lies in a plain folder
 
 Source: TypeAlias = Literal["built_in", "path", "entry_point"]
@@ -160,12 +162,18 @@ def _import_folder(folder: Path, manifest: Manifest) -> ModuleType:
     for name in tuple(sys.modules):  # other threads import meanwhile
         if name.split(".")[0] == package:
             del sys.modules[name]
-    importlib.invalidate_caches()
+    _look_anew()
     spec = importlib.util.spec_from_loader(package, loader=None, is_package=True)
     assert spec is not None
     spec.submodule_search_locations = [str(folder)]
     sys.modules[package] = importlib.util.module_from_spec(spec)
     return importlib.import_module(f"{package}.{_dotted(manifest)}")
+
+
+def _look_anew() -> None:
+    """Let the next import see files that are new; two threads at once would hinder each other."""
+    with _looking:
+        importlib.invalidate_caches()
 
 
 def _object_of(thing: object, *, where: str) -> Extension:

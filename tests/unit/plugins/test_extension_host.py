@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -207,6 +209,16 @@ async def test_an_extension_whose_start_raised_may_try_again(tmp_path: Path) -> 
         assert member._raised_at is not None
         member._raised_at -= RETRY_SECONDS
         assert (await running.started("demo")).state == "started"
+
+
+def test_threads_that_load_at_once_do_not_hinder_each_other() -> None:
+    def look(_: int) -> None:
+        for number in range(200):
+            sys.path_importer_cache[f"/nowhere/{number}"] = None  # as of a folder without modules
+            loader._look_anew()
+
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(look, range(8))) == [None] * 8
 
 
 async def test_a_changed_folder_is_loaded_anew(tmp_path: Path) -> None:
