@@ -1,7 +1,8 @@
 """Connections, transactions and named queries: the mechanics below every store module.
 
 SQL stands in ``store/sql/<module>.sql``, one statement under each ``-- name:`` line, and is
-bound by the Python function of the same name. A caller opens the transaction
+bound by the Python function of the same name. What several of them share stands once under a
+``-- part:`` line, and an ``-- include:`` line puts it in its place. A caller opens the transaction
 (``async with db.transaction() as tx``) and store functions take ``tx`` first, so what belongs
 together commits together.
 """
@@ -33,7 +34,8 @@ SMALL = "-c jit=off -c max_parallel_workers_per_gather=0"
 PREPARE_AFTER = 3  # executions; the hot statements are few and repeat for ever
 CONNECT_TIMEOUT = 10  # seconds
 
-_NAME = re.compile(r"^-- name: (\w+)\s*$", re.MULTILINE)
+_HEAD = re.compile(r"^-- (name|part): (\w+)\s*$", re.MULTILINE)
+_INCLUDE = re.compile(r"^ *-- include: (\w+)\s*$", re.MULTILINE)
 
 
 class Queries:
@@ -52,11 +54,14 @@ class Queries:
     @cached_property
     def _statements(self) -> dict[str, LiteralString]:
         text = resources.files("ordinaut.store").joinpath(f"sql/{self._module}.sql").read_text()
-        _, *parts = _NAME.split(text)
+        _, *pieces = _HEAD.split(text)
+        found = list(zip(pieces[::3], pieces[1::3], pieces[2::3], strict=True))
+        parts = {name: body.strip("\n") for kind, name, body in found if kind == "part"}
         # Package data, not input: as trustworthy as a literal.
         return {
-            name: cast(LiteralString, body.strip())
-            for name, body in zip(parts[::2], parts[1::2], strict=True)
+            name: cast(LiteralString, _INCLUDE.sub(lambda use: parts[use[1]], body).strip())
+            for kind, name, body in found
+            if kind == "name"
         }
 
 

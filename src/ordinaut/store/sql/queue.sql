@@ -61,10 +61,8 @@ SELECT CASE WHEN EXISTS (SELECT FROM due_work
                           WHERE state = 'ready' AND concurrency_key IS NOT NULL)
             THEN pg_try_advisory_xact_lock(%(lock)s) END;
 
--- name: lease
--- Take the most urgent work that has no concurrency key, an equal share for each agent from the
--- one whose turn it is, and tell whether there is some that has.
-WITH RECURSIVE agent AS (
+-- part: agents
+-- Who has ready work without a concurrency key, from the one on whose turn it is.
     (SELECT created_by, 1 AS place
        FROM ((SELECT created_by FROM due_work
                WHERE state = 'ready' AND concurrency_key IS NULL AND created_by >= %(turn)s
@@ -81,12 +79,31 @@ WITH RECURSIVE agent AS (
             WHERE state = 'ready' AND concurrency_key IS NULL AND created_by > agent.created_by
             ORDER BY created_by, sort_key, id LIMIT 1) AS following
      WHERE agent.place <= %(limit)s
-), leased AS (
-    UPDATE due_work
+
+-- part: leasing
        SET state = 'leased', locked_by = %(worker_id)s,
            locked_until = coalesce(%(now)s, now()) + %(lease_for)s,
            lease_token = lease_token + 1, attempt = attempt + 1,
            started_at = CASE WHEN crashes = 0 THEN coalesce(%(now)s, now()) END
+
+-- part: counting
+    INSERT INTO rated_start (concurrency_key, until, runs)
+    SELECT concurrency_key, coalesce(%(now)s, now()) + make_interval(secs => rate_seconds), count(*)
+      FROM leased WHERE rate_seconds IS NOT NULL
+     GROUP BY concurrency_key, rate_seconds
+
+-- part: answered
+              sort_key, created_by, id, lease_token, task_id, task_version, attempt, run_at,
+              scheduled_for, trigger, payload, resumed, crashes
+
+-- name: lease
+-- Take the most urgent work that has no concurrency key, an equal share for each agent from the
+-- one whose turn it is, and tell whether there is some that has.
+WITH RECURSIVE agent AS (
+    -- include: agents
+), leased AS (
+    UPDATE due_work
+    -- include: leasing
      WHERE ctid = ANY(ARRAY(
            SELECT share.place
              FROM agent CROSS JOIN LATERAL (
@@ -97,8 +114,8 @@ WITH RECURSIVE agent AS (
                    LIMIT (SELECT ceil(%(limit)s::float8 / least(count(*), %(limit)s)) FROM agent)
                      FOR UPDATE SKIP LOCKED) AS share
             LIMIT %(limit)s))
-    RETURNING sort_key, created_by, id, lease_token, task_id, task_version, attempt, run_at,
-              scheduled_for, trigger, payload, resumed, crashes
+    RETURNING
+    -- include: answered
 )
 SELECT other.*, leased.*
   FROM (SELECT EXISTS (SELECT FROM due_work WHERE state = 'ready' AND concurrency_key IS NOT NULL),
@@ -111,10 +128,7 @@ SELECT other.*, leased.*
 -- scan from the start visits each of them.
 WITH leased AS (
     UPDATE due_work
-       SET state = 'leased', locked_by = %(worker_id)s,
-           locked_until = coalesce(%(now)s, now()) + %(lease_for)s,
-           lease_token = lease_token + 1, attempt = attempt + 1,
-           started_at = CASE WHEN crashes = 0 THEN coalesce(%(now)s, now()) END
+    -- include: leasing
      WHERE ctid = ANY(ARRAY(
            SELECT share.place
              FROM unnest(%(agents)s::uuid[]) AS agent (created_by) CROSS JOIN LATERAL (
@@ -125,8 +139,8 @@ WITH leased AS (
                    LIMIT ceil(%(limit)s::float8 / cardinality(%(agents)s::uuid[]))
                      FOR UPDATE SKIP LOCKED) AS share
             LIMIT %(limit)s))
-    RETURNING sort_key, created_by, id, lease_token, task_id, task_version, attempt, run_at,
-              scheduled_for, trigger, payload, resumed, crashes
+    RETURNING
+    -- include: answered
 )
 SELECT other.*, leased.*
   FROM (SELECT false, false, NULL::text) AS other
@@ -210,50 +224,31 @@ WITH RECURSIVE agent AS (
                                AND until > coalesce(%(now)s, now())) > rate) AS yes
 ), leased AS (
     UPDATE due_work
-       SET state = 'leased', locked_by = %(worker_id)s,
-           locked_until = coalesce(%(now)s, now()) + %(lease_for)s,
-           lease_token = lease_token + 1, attempt = attempt + 1,
-           started_at = CASE WHEN crashes = 0 THEN coalesce(%(now)s, now()) END
+    -- include: leasing
      WHERE ctid = ANY(ARRAY(
            SELECT ctid FROM due_work
             WHERE state = 'ready' AND ctid = ANY(ARRAY(
                   SELECT place FROM urgent WHERE (SELECT yes FROM possible)))
               FOR UPDATE SKIP LOCKED))
     RETURNING *
+), answered AS (
+    SELECT
+    -- include: answered
+      FROM leased
 ), counted AS (
-    INSERT INTO rated_start (concurrency_key, until, runs)
-    SELECT concurrency_key, coalesce(%(now)s, now()) + make_interval(secs => rate_seconds), count(*)
-      FROM leased WHERE rate_seconds IS NOT NULL
-     GROUP BY concurrency_key, rate_seconds
+    -- include: counting
 )
-SELECT other.*, leased.sort_key, leased.created_by, leased.id, leased.lease_token,
-       leased.task_id, leased.task_version, leased.attempt, leased.run_at, leased.scheduled_for,
-       leased.trigger, leased.payload, leased.resumed, leased.crashes
+SELECT other.*, answered.*
   FROM (SELECT (SELECT yes FROM possible), (SELECT count(*) > 1 FROM agent), NULL::text) AS other
-  LEFT JOIN leased ON true;
+  LEFT JOIN answered ON true;
 
 -- name: lease_keyed
 -- Take the most urgent work as lease does, and of a concurrency key at most what is free of it.
--- The gate is held as for lease_urgent. Of each key only so many rows are read that the keys together are more than
--- enough; what may come behind a row that was not read waits for the next time. So do keys beyond
--- a few hundred, which begins where this one ends.
+-- The gate is held as for lease_urgent. Of each key only so many rows are read that the keys
+-- together are more than enough; what may come behind a row that was not read waits for the next
+-- time. So do keys beyond a few hundred, which begins where this one ends.
 WITH RECURSIVE agent AS (
-    (SELECT created_by, 1 AS place
-       FROM ((SELECT created_by FROM due_work
-               WHERE state = 'ready' AND concurrency_key IS NULL AND created_by >= %(turn)s
-               ORDER BY created_by, sort_key, id LIMIT 1)
-             UNION ALL
-             (SELECT created_by FROM due_work
-               WHERE state = 'ready' AND concurrency_key IS NULL
-               ORDER BY created_by, sort_key, id LIMIT 1)) AS first
-      LIMIT 1)
-    UNION ALL
-    SELECT following.created_by, agent.place + 1
-      FROM agent CROSS JOIN LATERAL (
-           SELECT created_by FROM due_work
-            WHERE state = 'ready' AND concurrency_key IS NULL AND created_by > agent.created_by
-            ORDER BY created_by, sort_key, id LIMIT 1) AS following
-     WHERE agent.place <= %(limit)s
+    -- include: agents
 ), head AS (
     (SELECT key, max_concurrency, rate_runs, 1 AS place
        FROM ((SELECT concurrency_key AS key, max_concurrency, rate_runs FROM due_work
@@ -320,30 +315,26 @@ WITH RECURSIVE agent AS (
      ORDER BY rank, created_by < %(turn)s, created_by LIMIT %(limit)s
 ), leased AS (
     UPDATE due_work
-       SET state = 'leased', locked_by = %(worker_id)s,
-           locked_until = coalesce(%(now)s, now()) + %(lease_for)s,
-           lease_token = lease_token + 1, attempt = attempt + 1,
-           started_at = CASE WHEN crashes = 0 THEN coalesce(%(now)s, now()) END
+    -- include: leasing
      WHERE ctid = ANY(ARRAY(
            SELECT ctid FROM due_work
             WHERE ctid = ANY(ARRAY(SELECT place FROM chosen)) AND state = 'ready'
               FOR UPDATE SKIP LOCKED))
     RETURNING *
+), answered AS (
+    SELECT
+    -- include: answered
+      FROM leased
 ), counted AS (
-    INSERT INTO rated_start (concurrency_key, until, runs)
-    SELECT concurrency_key, coalesce(%(now)s, now()) + make_interval(secs => rate_seconds), count(*)
-      FROM leased WHERE rate_seconds IS NOT NULL
-     GROUP BY concurrency_key, rate_seconds
+    -- include: counting
 )
-SELECT other.*, leased.sort_key, leased.created_by, leased.id, leased.lease_token,
-       leased.task_id, leased.task_version, leased.attempt, leased.run_at, leased.scheduled_for,
-       leased.trigger, leased.payload, leased.resumed, leased.crashes
+SELECT other.*, answered.*
   FROM (SELECT true,
                EXISTS (SELECT FROM known)
                OR (SELECT count(*) > 1 FROM (SELECT created_by FROM agent
                                              UNION SELECT created_by FROM candidate) AS owner),
                (SELECT max(key) FROM head HAVING count(*) >= greatest(%(limit)s, 256))) AS other
-  LEFT JOIN leased ON true;
+  LEFT JOIN answered ON true;
 
 -- name: renew
 -- Extend the leases that are still this worker's, and tell which runs shall stop. What is locked
