@@ -64,24 +64,33 @@ async def test_a_worker_whose_leases_take_long_loses_and_forgets_nothing(
 ) -> None:
     monkeypatch.setattr(leaser, "LONG", 0.0)  # as if dead rows lay in front from now on
     behind: list[bool] = []
+    asked, given = [queue.START], [queue.START]
     lease = queue.lease
 
     async def noting(*args: Any, beyond: queue.Mark | None = None, **options: Any) -> queue.Leased:
+        found = await lease(*args, beyond=beyond, **options)
         behind.append(beyond is not None)
-        return await lease(*args, beyond=beyond, **options)
+        if beyond is None:
+            asked.append(options["turn"])
+            given.append(found.turn)
+        return found
 
     monkeypatch.setattr(queue, "lease", noting)
     payload: Json = {"pipeline": [{"uses": "test.echo"}]}
-    task_id, agents = await make_task(db, payload=payload), [uuid7() for _ in range(3)]
+    task_id, agents = await make_task(db, payload=payload), [uuid7() for _ in range(100)]
     registry = ToolRegistry()
     registry.register("test.echo", echo)
+    first = [work(task_id, created_by=agent) for agent in agents for _ in range(3)]
+    await enqueue(db, *first)
     async with worker(database_url, registry):
         for number in range(200):
             agent, priority = agents[number % 3], number % 9 + 1
             await enqueue(db, work(task_id, priority=priority, created_by=agent))
-        await until_ended(db, 200)
+        await until_ended(db, 500)
     assert any(behind)
     assert not all(behind)
+    assert asked[1:] == given[:-1]  # the agents' turn goes on where the last whole lease left it
+    assert any(turn.agent != NOBODY for turn in given)
 
 
 async def echo(value: Any = None) -> Any:

@@ -100,9 +100,9 @@ def cost(size: int) -> float:
     context = {"params": {"a": "v", "b": {}}}
     best = float("inf")
     for _ in range(3):
-        started = time.thread_time()
+        started = time.perf_counter()
         parse_template(value, path="with").render(context, now=NOW)
-        best = min(best, time.thread_time() - started)
+        best = min(best, time.perf_counter() - started)
     return best
 
 
@@ -117,7 +117,7 @@ def test_rendering_is_linear_in_size() -> None:
 @given(count=st.integers(1, 2000))
 def test_hostile_openings_are_read_once(count: int) -> None:
     for text in ("${" * count, "${'" * count, "$${" * count, "${a}" * count, "${{" * count):
-        started = time.thread_time()
+        started = time.perf_counter()
         with contextlib.suppress(InvalidTemplate):
             parse_template(text, path="with")
-        assert time.thread_time() - started < 1
+        assert time.perf_counter() - started < 1

@@ -123,7 +123,6 @@ class Leaser:
         )
         self._learn(found, mark, began=began)
         self._keyed = found.keyed
-        self._turn = found.turn
         self.leases = found.leases
         await self._prepare(tx)
         return found.more
@@ -137,6 +136,7 @@ class Leaser:
         now = time.monotonic()
         self._took += (now - began - self._took) / 4
         if mark is None:
+            self._turn = found.turn  # who came behind a mark had no turn
             took = now - began  # one that is long says little, one that is short says all
             self._whole = min(took, self._whole + (took - self._whole) / 4)
             long = self._whole > LONG and not found.keyed

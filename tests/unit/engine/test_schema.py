@@ -126,12 +126,12 @@ def test_masked_problems_hold_no_value() -> None:
 
 
 def test_a_hostile_pattern_fails_instead_of_hanging() -> None:
-    started = time.thread_time()
+    started = time.monotonic()
 
     assert not Schema({"pattern": "^(a+)+$"}).accepts("a" * 64 + "b")
     assert not Schema({"pattern": r"(a*)*\1b(?=x)"}).accepts("a" * 64 + "c")
 
-    assert time.thread_time() - started < 2
+    assert time.monotonic() - started < 2
 
 
 def test_a_schema_that_refers_to_itself_ends() -> None:

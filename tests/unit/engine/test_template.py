@@ -181,10 +181,10 @@ def test_no_expression_costs_much(expression: str) -> None:
     squares = [[[list(range(30))] * 30] * 30]
     context = {"params": {"items": items, "copy": list(items), "squares": squares}}
 
-    started = time.thread_time()
+    started = time.perf_counter()
     with contextlib.suppress(TemplateError):
         evaluate_condition(expression, context, now=NOW)
-    assert time.thread_time() - started < 3
+    assert time.perf_counter() - started < 3
 
 
 def test_what_is_rendered_is_bounded() -> None:
