@@ -372,17 +372,13 @@ async def test_the_metronome_strikes_when_asked_and_at_worst_every_second():
     clock = SystemClock()
     async with Metronome(clock) as metronome:
         await metronome.wait()
-
-        async def waited(strike_in: float | None = None) -> float:
-            begun = clock.monotonic()
-            if strike_in is not None:
-                metronome.strike_in(timedelta(seconds=strike_in))
-            await metronome.wait()
-            return clock.monotonic() - begun
-
-        asked = [await waited(0.2) for _ in range(5)]
-        assert 0.15 < min(asked) < 0.5  # a busy machine makes some of them late
-        assert min([await waited() for _ in range(3)]) < 1.5
+        begun = clock.monotonic()
+        metronome.strike_in(timedelta(seconds=0.2))
+        await metronome.wait()
+        assert 0.15 < clock.monotonic() - begun < 0.9
+        begun = clock.monotonic()
+        await metronome.wait()
+        assert clock.monotonic() - begun < 1.5
 
 
 async def test_the_metronome_goes_on_after_a_fault_of_its_own(monkeypatch: pytest.MonkeyPatch):

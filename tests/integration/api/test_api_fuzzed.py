@@ -63,7 +63,7 @@ async def test_what_the_description_allows_is_answered_as_it_says(
         for found in re.findall(word, said)
     )
     assert tested == selected > 70, said[-2_000:]
-    assert generated > 4 * tested, said[-2_000:]  # how many depends on the machine
+    assert generated > 1_000, said[-2_000:]
 
 
 async def test_an_agent_without_scopes_gets_and_changes_nothing(
