@@ -5,9 +5,9 @@
 burst   10,000 schedules due in one second, by kind; the time until the last is enqueued.
 steady  a million active schedules of which 1,000 are due each second, all different in phase;
         the scheduler's own loop (metronome and tick) runs beside the clock. Lateness is from
-        the instant of the occurrence until its transaction has committed. Nobody executes the
-        work: it is deleted after each tick, which is part of the time that is measured. The first
-        second is not counted, because nothing is prepared yet.
+        the instant of the occurrence until all ticks of its round have committed. Nobody executes
+        the work: it is deleted after each round, which is part of the time that is measured. The
+        first second is not counted, because nothing is prepared yet.
 
 One process, PostgreSQL on the same machine with fsync on.
 """

@@ -26,8 +26,8 @@ from ordinaut.plugins.schema import MANIFEST, Manifest, read_manifest
 
 GROUP = "ordinaut.plugins"
 BUILT_IN = "ordinaut.extensions"
-_looking = threading.Lock()
 _FOREIGN = "ordinaut_ext_"  # package name of an extension that lies in a plain folder
+_looking = threading.Lock()
 
 Source: TypeAlias = Literal["built_in", "path", "entry_point"]
 
