@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cached_property
 from importlib import resources
-from typing import Any, LiteralString, TypeAlias, cast
+from typing import Any, LiteralString, TypeAlias
 
 import orjson
 from psycopg import AsyncConnection
@@ -59,7 +59,7 @@ class Queries:
         parts = {name: body.strip("\n") for kind, name, body in found if kind == "part"}
         # Package data, not input: as trustworthy as a literal.
         return {
-            name: cast(LiteralString, _INCLUDE.sub(lambda use: parts[use[1]], body).strip())
+            name: _INCLUDE.sub(lambda use: parts[use[1]], body).strip()
             for kind, name, body in found
             if kind == "name"
         }
