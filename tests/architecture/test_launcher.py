@@ -220,3 +220,18 @@ def test_uv_is_used_unless_pip_was_told_its_sources(clone, env, used):
     code, output = clone.run("x", **env)
     assert code == 0, output
     assert (clone.bin / "uv.log").exists() == used
+
+
+@pytest.mark.parametrize(("broken", "said"), [((), ""), (("mypy", "ruff"), "ruff ruff mypy")])
+def test_a_check_that_fails_is_named_in_the_last_line_and_the_others_still_run(clone, broken, said):
+    (clone.root / "requirements" / "test.txt").touch()
+    assert clone.run("test", "prepared")[0] != 0  # pytest is not there yet
+    for name in ("ruff", "lint-imports", "mypy", "pytest"):
+        script(clone.venv / "bin" / name, f"exit {int(name in broken)}")
+    code, output = clone.run("test")
+    assert code == int(bool(broken))
+    lines = output.splitlines()
+    assert sum(line.startswith("==> ") for line in lines) == 5
+    assert (
+        lines[-1] == f"ordinaut: failed: {said}" if broken else lines[-1].startswith("==> pytest")
+    )
