@@ -11,6 +11,7 @@ from uuid import UUID
 
 import pytest
 
+from ordinaut.clock import TravelClock
 from ordinaut.engine import calls
 from ordinaut.engine.registry import ToolRegistry
 from ordinaut.engine.tool import ToolContext
@@ -18,6 +19,7 @@ from ordinaut.errors import ToolError
 from ordinaut.model import Json
 from ordinaut.store import queue
 from ordinaut.store.database import Database
+from ordinaut.workers import clock
 from queueing import enqueue, make_task, rows, status_of, topics, work
 from working import until, until_ended, until_status, worker
 
@@ -89,6 +91,20 @@ async def start_run(db: Database, payload: Json, **columns: Any) -> UUID:
 async def run_row(db: Database, run_id: UUID) -> dict[str, Any]:
     [(row,)] = await rows(db, "SELECT to_jsonb(r) FROM task_run r WHERE id = %s", run_id)
     return dict(row)
+
+
+async def test_a_run_does_not_start_before_it_is_due_on_a_machine_whose_clock_is_behind(
+    db: Database, database_url: str, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behind = TravelClock(datetime.now(UTC) - timedelta(hours=1))
+    monkeypatch.setattr(clock, "SystemClock", lambda: behind)
+    # As when the answer that would correct it is long on its way.
+    monkeypatch.setattr(clock.DatabaseClock, "set", lambda *_, **__: None)
+    run_id = await start_run(db, steps("test.echo"))
+    async with worker(database_url, bench.registry):
+        await until_ended(db, 1)
+    found = await run_row(db, run_id)
+    assert found["started_at"] >= found["run_at"]
 
 
 async def test_a_run_is_executed_and_written_down(

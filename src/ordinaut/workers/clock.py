@@ -18,12 +18,20 @@ class DatabaseClock:
     """
 
     def __init__(self) -> None:
-        self._ahead = 0.0  # of the database's epoch seconds to the stopwatch
-        self.set(SystemClock().now(), asked_at=monotonic())
+        self._ahead = SystemClock().now().timestamp() - monotonic()  # of the stopwatch, in seconds
 
     def set(self, reading: datetime, *, asked_at: float) -> None:
-        """Take a fresh reading; it was made half-way between the question and now."""
-        self._ahead = reading.timestamp() - (asked_at + monotonic()) / 2
+        """Take a reading, which was made some time between the question and now.
+
+        The clock moves no further than that demands: an answer that was long on its way says
+        little.
+        """
+        told = reading.timestamp()
+        self._ahead = min(max(self._ahead, told - monotonic()), told - asked_at)
+
+    def reached(self, instant: datetime) -> None:
+        """Take word that the database's clock has shown ``instant``."""
+        self._ahead = max(self._ahead, instant.timestamp() - monotonic())
 
     def now(self) -> datetime:
         return _from_timestamp(monotonic() + self._ahead, UTC)

@@ -22,6 +22,7 @@ from ordinaut.store import queue
 from ordinaut.store.database import Tx
 from ordinaut.telemetry import emit, logger
 from ordinaut.workers.buffer import Buffer
+from ordinaut.workers.clock import DatabaseClock
 from ordinaut.workers.job import Job
 from ordinaut.workers.line import Line, pause
 from ordinaut.workers.plans import Plans
@@ -46,6 +47,7 @@ class Leaser:
         *,
         worker_id: UUID,
         lease_for: timedelta,
+        clock: DatabaseClock,
         buffer: Buffer,
         plans: Plans,
         held: Callable[[], Collection[UUID]],
@@ -53,6 +55,7 @@ class Leaser:
         self._line = line
         self._worker_id = worker_id
         self._lease_for = lease_for
+        self._clock = clock
         self._buffer = buffer
         self._plans = plans
         self._held = held
@@ -146,6 +149,8 @@ class Leaser:
 
     async def _prepare(self, tx: Tx) -> None:
         if self.leases:
+            # No run starts before it is due, not even by what two clocks differ.
+            self._clock.reached(max(held.run_at for held in self.leases))
             self._buffer.put(await self._plans.jobs(tx, self.leases))
             emit("work.leased", runs=len(self.leases))
             self.leases = []

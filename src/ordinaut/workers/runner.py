@@ -97,6 +97,7 @@ class Worker:
             self._line("leaser", BY_INDEX),
             worker_id=self.id,
             lease_for=lease_for,
+            clock=clock,
             buffer=self._buffer,
             plans=Plans(registry),
             held=lambda: self._heartbeat.held().keys(),
