@@ -112,15 +112,7 @@ class Worker:
             slots=self._slots,
             settler=self._settler,
         )
-        self._prober = Prober(
-            self._line("prober", BY_INDEX),
-            worker_id=self.id,
-            registry=registry,
-            vault=vault,
-            clock=clock,
-            places=settings.worker_concurrency,
-            grace=grace,
-        )
+        self._prober = self._probing(registry, vault, clock, grace)
         self._listener = self._listening()
         self._settler.settled = self._leaser.freed
         self._lasting = (
@@ -129,6 +121,19 @@ class Worker:
             self._scribe,
             self._slots,
             self._listener,
+        )
+
+    def _probing(
+        self, registry: ToolRegistry, vault: Vault, clock: DatabaseClock, grace: float
+    ) -> Prober:
+        return Prober(
+            self._line("prober", BY_INDEX),
+            worker_id=self.id,
+            registry=registry,
+            vault=vault,
+            clock=clock,
+            places=self._settings.worker_concurrency,
+            grace=grace,
         )
 
     def _listening(self) -> Listener:
