@@ -80,8 +80,8 @@ def ended(held: Lease, **changes: Any) -> results.Ended:
     """Return the success of a run."""
     earlier = results.facts(held, changes.get("steps", ()), announce=changes.get("announce", True))
     values: dict[str, Any] = {
-        "lease": held, "status": "succeeded", "started_at": NOW, "finished_at": NOW,
-        "earlier": earlier, **encoded(changes),
+        "lease": held, "status": "succeeded", "started_at": NOW.timestamp(),
+        "finished_at": NOW.timestamp(), "earlier": earlier, **encoded(changes),
     }  # fmt: skip
     return results.Ended(**values)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeAlias
@@ -13,6 +13,7 @@ from ordinaut.errors import StepError
 from ordinaut.model import Json, StepRecord
 
 Context: TypeAlias = Mapping[str, Json]
+Key: TypeAlias = tuple[str, int | None]  # a step, and its item in a foreach
 
 MAX_MESSAGE = 8 * 1024
 
@@ -60,6 +61,21 @@ class Attempt:
         return StepRecord(
             step.id, "running", self.number, self.started, None, step.uses or "", self.index
         )
+
+
+def latest(done: Sequence[StepRecord]) -> dict[Key, StepRecord]:
+    """Return the latest record of each step, which is the one of its latest attempt."""
+    last: dict[Key, StepRecord] = {}
+    for record in done:
+        key = (record.step_id, record.index)
+        if key not in last or _age(record) >= _age(last[key]):
+            last[key] = record
+    return last
+
+
+def _age(record: StepRecord) -> tuple[int, bool]:
+    # The marker of a call and its end belong to one attempt; the end is the later.
+    return record.attempt, record.status != "running"
 
 
 def is_over(record: StepRecord) -> bool:

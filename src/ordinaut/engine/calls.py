@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import logging
 import traceback
+from collections.abc import Awaitable
 from contextlib import aclosing
 from typing import Any
 
@@ -119,23 +120,23 @@ def _forget(task: asyncio.Task[Any]) -> None:
         task.exception()  # nobody waits for it any more
 
 
-async def _invoke(tool: Tool, arguments: dict[str, Json], context: ToolContext | None) -> Any:
+def _invoke(tool: Tool, arguments: dict[str, Json], context: ToolContext | None) -> Awaitable[Any]:
+    """Return what yields the result of a tool; a coroutine of the tool itself comes as it is."""
     given: dict[str, Any] = arguments
     if tool.prepare is not None:
         given = _prepared(tool, arguments)
     extra = {"context": context} if tool.wants_context else {}
     if tool.kind == "async":
-        if tool.style == "dict":
-            return await tool.fn(given, **extra)
-        return await tool.fn(**given, **extra)
+        as_one = tool.style == "dict"
+        started: Awaitable[Any] = tool.fn(given, **extra) if as_one else tool.fn(**given, **extra)
+        return started
     positional = (given,) if tool.style == "dict" else ()
     named = extra if tool.style == "dict" else {**given, **extra}
     if tool.kind == "generator":
-        return await _drain(tool.fn(*positional, **named), context)
+        return _drain(tool.fn(*positional, **named), context)
     if tool.place is not None:
-        return await _call_in_process(tool, tool.place, positional, named)
-    result = await asyncio.to_thread(_call_in_thread, tool, positional, named)
-    return await result if inspect.isawaitable(result) else result
+        return _call_in_process(tool, tool.place, positional, named)
+    return _call_in_thread(tool, positional, named)
 
 
 def _prepared(tool: Tool, arguments: dict[str, Json]) -> dict[str, Any]:
@@ -150,7 +151,12 @@ def _prepared(tool: Tool, arguments: dict[str, Json]) -> dict[str, Any]:
         ) from None
 
 
-def _call_in_thread(tool: Tool, positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
+async def _call_in_thread(tool: Tool, positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    result = await asyncio.to_thread(_in_thread, tool, positional, named)
+    return await result if inspect.isawaitable(result) else result
+
+
+def _in_thread(tool: Tool, positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
     try:
         return tool.fn(*positional, **named)
     except StopIteration as error:

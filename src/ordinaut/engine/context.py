@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ordinaut.engine.attempt import Context
 from ordinaut.engine.lengths import format_instant
-from ordinaut.engine.outcome import RunInfo
+from ordinaut.engine.outcome import Run
 from ordinaut.engine.steps import Pipeline, Step
 from ordinaut.model import Json
 
@@ -16,19 +16,26 @@ class RunContext:
 
     __slots__ = ("_built", "_given", "_pipeline", "_run", "steps")
 
-    def __init__(self, run: RunInfo, pipeline: Pipeline, given: Mapping[str, Json]) -> None:
-        """``given`` is what the run was started with, as of :func:`executor.execute`."""
+    def __init__(
+        self,
+        run: Run,
+        pipeline: Pipeline,
+        given: Mapping[str, Json],
+        steps: dict[str, Json] | None = None,
+    ) -> None:
+        """``given`` is what the run was started with, as of :func:`executor.execute`.
+
+        ``steps`` are their outputs by id and ``save_as``, which grow as the run goes on.
+        """
         self._run = run
         self._pipeline = pipeline
         self._given = given
-        self.steps: dict[str, Json] = {}
+        self.steps = {} if steps is None else steps
         self._built: dict[str, Json] | None = None
 
     def remember(self, step: Step, output: Json) -> None:
         """Let later expressions see the output of a step."""
-        self.steps[step.id] = output
-        if step.save_as is not None:
-            self.steps[step.save_as] = output
+        remember(self.steps, step, output)
 
     def see(self, probe: Json) -> None:
         """Let expressions see the result of a probe."""
@@ -62,3 +69,10 @@ class RunContext:
         if pipeline.probe is not None:
             built["probe"] = given.get("probe")
         return built
+
+
+def remember(outputs: dict[str, Json], step: Step, output: Json) -> None:
+    """Keep the output of a step where expressions look for it."""
+    outputs[step.id] = output
+    if step.save_as is not None:
+        outputs[step.save_as] = output

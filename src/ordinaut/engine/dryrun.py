@@ -17,8 +17,8 @@ from ordinaut.engine import waiting
 from ordinaut.engine.attempt import Attempt, Context, error_json
 from ordinaut.engine.context import RunContext
 from ordinaut.engine.expression import Expression
-from ordinaut.engine.invocation import Invoker, validate
-from ordinaut.engine.outcome import RunInfo, Unwritten
+from ordinaut.engine.invocation import invoke, validate
+from ordinaut.engine.outcome import Run, Unwritten
 from ordinaut.engine.registry import ToolRegistry
 from ordinaut.engine.steps import Foreach, Pipeline, Probe, Step
 from ordinaut.engine.template import Template, parse_template, search
@@ -95,7 +95,7 @@ class DryRun:
 async def render_steps(
     pipeline: Pipeline,
     *,
-    run: RunInfo,
+    run: Run,
     registry: ToolRegistry,
     clock: Clock,
     event: Json = None,
@@ -109,37 +109,31 @@ async def render_steps(
     the tool says if it is pure.
     """
     context = RunContext(run, pipeline, {"params": params, "event": event})
-    rehearsal = _Rehearsal(
-        run, registry, clock=clock, context=context, named=frozenset(pipeline.secrets)
-    )
+    secrets = dict.fromkeys(pipeline.secrets, MASK) if pipeline.secrets else None
+    rehearsal = _Rehearsal(run, registry, clock=clock, context=context, secrets=secrets)
     shown = None
     if pipeline.probe is not None and condition is not None:
         shown = await rehearsal.poll(pipeline.probe, condition, given=probe)
     return replace(await rehearsal.perform(pipeline), probe=shown)
 
 
-async def _placeholders(names: frozenset[str]) -> Mapping[str, str]:
-    return dict.fromkeys(names, MASK)
-
-
 class _Rehearsal:
     def __init__(
         self,
-        run: RunInfo,
+        run: Run,
         registry: ToolRegistry,
         *,
         clock: Clock,
         context: RunContext,
-        named: frozenset[str],
+        secrets: Mapping[str, str] | None,
     ) -> None:
+        self._run = run
         self._registry = registry
         self._clock = clock
         self._context = context
         self._unknown: set[str] = set()
         self._probe_unknown = False
-        self._invoker = Invoker(
-            run, registry, journal=Unwritten(), clock=clock, secrets=_placeholders, named=named
-        )
+        self._secrets = secrets
 
     async def poll(self, probe: Probe, condition: str, *, given: Json) -> Json:
         """Show the call of a probe, and whether the condition holds as far as that is known."""
@@ -242,7 +236,15 @@ class _Rehearsal:
             shown.status = "unknown" if shown.unknown else "would_call"
             return
         attempt = Attempt(step, extra, shown.index, None, self._clock.now())
-        shown.output = await self._invoker.invoke(attempt, self._context.view(extra))
+        shown.output = await invoke(
+            attempt,
+            self._context.view(extra),
+            run=self._run,
+            registry=self._registry,
+            journal=Unwritten(),
+            clock=self._clock,
+            secrets=self._secrets,
+        )
         shown.status = "called"
 
     async def _group(self, step: Step, shown: Rehearsed, extra: Context | None) -> None:

@@ -20,21 +20,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from ordinaut.clock import Clock
 from ordinaut.engine import doubt, values, waiting
-from ordinaut.engine.attempt import Attempt, Context, error_json, gave_up, is_over, shown_error
-from ordinaut.engine.context import RunContext
-from ordinaut.engine.invocation import Invoker
+from ordinaut.engine.attempt import (
+    Attempt,
+    Context,
+    Key,
+    error_json,
+    gave_up,
+    is_over,
+    latest,
+    shown_error,
+)
+from ordinaut.engine.context import RunContext, remember
+from ordinaut.engine.invocation import find_tool, invoke
 from ordinaut.engine.lengths import format_instant
 from ordinaut.engine.outcome import (
     Failed,
     Journal,
     Outcome,
-    RunInfo,
+    Run,
     SecretSource,
     Succeeded,
     Suspended,
@@ -53,7 +63,6 @@ MAX_LIST = 8 * values.MAX_SIZE  # of the outputs of a foreach together
 BATCH = 100  # records of a foreach that are written together
 
 Ended: TypeAlias = StepRecord | Failed | Suspended
-Key: TypeAlias = tuple[str, int | None]
 
 NOTHING: Mapping[str, Json] = MappingProxyType({})
 _STOPS = (Failed, Suspended)  # as a tuple: isinstance() builds the union of types at each call
@@ -67,94 +76,81 @@ async def no_secrets(names: frozenset[str]) -> Mapping[str, str]:
 def execute(
     pipeline: Pipeline,
     *,
-    run: RunInfo,
+    run: Run,
     registry: ToolRegistry,
     journal: Journal,
     clock: Clock,
+    at: datetime | None = None,
     done: Sequence[StepRecord] = (),
     secrets: SecretSource = no_secrets,
     given: Mapping[str, Json] = NOTHING,
 ) -> Coroutine[Any, Any, Outcome]:
     """Execute a run from its beginning, or go on after the records in ``done``.
 
-    ``done`` holds all step records of the run, failed ones too: they tell how often a step was
-    tried. ``given`` is what the run was started with: ``params``, which win over those of the
-    pipeline; ``events``, or one ``event`` alone; ``probe``, the result that let a condition task
-    fire. What the journal raises, and the cancellation of the task, pass through; all else is an
-    :class:`Outcome`.
+    ``at`` is when it begins: now, unless it is given. ``done`` holds all step records of the run,
+    failed ones too: they tell how often a step was tried. ``given`` is what the run was started
+    with: ``params``, which win over those of the pipeline; ``events``, or one ``event`` alone;
+    ``probe``, the result that let a condition task fire. What the journal raises, and the
+    cancellation of the task, pass through; all else is an :class:`Outcome`.
     """
-    execution = _Execution(
-        Invoker(
-            run,
-            registry,
-            journal=journal,
-            clock=clock,
-            secrets=secrets,
-            named=pipeline.secrets.keys(),
-        ),
-        RunContext(run, pipeline, given),
-        journal=journal,
-        clock=clock,
-        prior=_last_records(done) if done else {},
-        max_retries=run.max_retries,
-    )
-    return execution.run(pipeline)
-
-
-def _last_records(done: Sequence[StepRecord]) -> dict[Key, StepRecord]:
-    """Return the latest record of each step, which is the one of its latest attempt."""
-    last: dict[Key, StepRecord] = {}
-    for record in done:
-        key = (record.step_id, record.index)
-        if key not in last or _age(record) >= _age(last[key]):
-            last[key] = record
-    return last
-
-
-def _age(record: StepRecord) -> tuple[int, bool]:
-    # The marker of a call and its end belong to one attempt; the end is the later.
-    return record.attempt, record.status != "running"
+    prior = latest(done) if done else {}
+    return _Execution(pipeline, run, registry, journal, clock, prior, secrets, given).run(at)
 
 
 class _Execution:
     """One execution of one run."""
 
-    __slots__ = ("_clock", "_context", "_fresh", "_invoker", "_journal", "_max_retries", "_prior")
+    __slots__ = (
+        "_clock", "_context", "_fresh", "_given", "_journal", "_outputs", "_pipeline", "_prior",
+        "_registry", "_run", "_secrets",
+    )  # fmt: skip
 
     def __init__(
         self,
-        invoker: Invoker,
-        context: RunContext,
-        *,
+        pipeline: Pipeline,
+        run: Run,
+        registry: ToolRegistry,
         journal: Journal,
         clock: Clock,
         prior: dict[Key, StepRecord],
-        max_retries: int,
+        secrets: SecretSource,
+        given: Mapping[str, Json],
     ) -> None:
-        self._invoker = invoker
-        self._context = context
+        self._pipeline = pipeline
+        self._run = run
+        self._registry = registry
         self._journal = journal
         self._clock = clock
         self._prior = prior
-        self._max_retries = max_retries
+        self._secrets = secrets
+        self._given = given
+        self._outputs: dict[str, Json] = {}
+        self._context: RunContext | None = None
         self._fresh: list[StepRecord] = []
 
-    async def run(self, pipeline: Pipeline) -> Outcome:
-        for step in pipeline.steps:
+    async def run(self, at: datetime | None) -> Outcome:
+        for step in self._pipeline.steps:
             if self._fresh:
                 await self._flush()
-            ended = await self._step(step, None)
+                at = None
+            ended = await self._step(step, None, at=at)
             if not isinstance(ended, StepRecord):
                 return replace(ended, steps=(*self._fresh, *ended.steps))
             self._remember(step, ended.output)
-        return self._succeeded(pipeline.output)
+        return self._succeeded(self._pipeline.output)
+
+    def _view(self, extra: Context | None = None) -> Context:
+        """Return what expressions see; many runs have none."""
+        if self._context is None:
+            self._context = RunContext(self._run, self._pipeline, self._given, self._outputs)
+        return self._context.view(extra)
 
     def _succeeded(self, output: Template | None) -> Outcome:
         records = tuple(self._fresh)
         if output is None:
             return Succeeded(None, records)
         try:
-            return Succeeded(output.render(self._context.view(), now=self._clock.now()), records)
+            return Succeeded(output.render(self._view(), now=self._clock.now()), records)
         except TemplateError as error:
             return Failed(error, records)
 
@@ -167,9 +163,9 @@ class _Execution:
 
         A group that ended in an earlier attempt, or was skipped, did not run its members now.
         """
-        self._context.remember(step, output)
+        remember(self._outputs, step, output)
         for child in step.parallel:
-            if child.id not in self._context.steps:
+            if child.id not in self._outputs:
                 prior = self._prior.get((child.id, None))
                 self._remember(child, None if prior is None else prior.output)
 
@@ -177,9 +173,16 @@ class _Execution:
         self._fresh.append(record)
         return record
 
-    async def _step(self, step: Step, extra: Context | None, index: int | None = None) -> Ended:
+    async def _step(
+        self,
+        step: Step,
+        extra: Context | None,
+        index: int | None = None,
+        *,
+        at: datetime | None = None,
+    ) -> Ended:
         """Run one step, or return what an earlier attempt recorded of it."""
-        attempt = Attempt(step, extra, index, None, self._clock.now())
+        attempt = Attempt(step, extra, index, None, at or self._clock.now())
         prior = self._prior.get((step.id, index)) if self._prior else None
         if prior is not None:
             if is_over(prior) and not _is_answer(step, prior):
@@ -217,9 +220,17 @@ class _Execution:
         elif step.foreach is not None and index is None:
             output = await self._each(attempt, step.foreach)
         else:
-            context = self._context.view(attempt.extra) if step.needs_context else {}
+            names = self._pipeline.secrets
             try:
-                output = await self._invoker.invoke(attempt, context)
+                output = await invoke(
+                    attempt,
+                    self._view(attempt.extra) if step.needs_context else {},
+                    run=self._run,
+                    registry=self._registry,
+                    journal=self._journal,
+                    clock=self._clock,
+                    secrets=await self._secrets(frozenset(names)) if names else None,
+                )
             except NotYet as error:
                 now = self._clock.now()
                 return Suspended((waiting.for_run(step, index, error, now=now),), ())
@@ -234,7 +245,7 @@ class _Execution:
             return True
         if step.wait_for is not None and (step.wait_id, None) in self._prior:
             return True  # it held when the waiting began
-        return step.condition.evaluate(self._context.view(attempt.extra), now=attempt.started)
+        return step.condition.evaluate(self._view(attempt.extra), now=attempt.started)
 
     async def _handle(self, attempt: Attempt, error: StepError, *, final: bool = False) -> Ended:
         """Try again, go on as ``on_error`` says, or stop the run."""
@@ -255,7 +266,7 @@ class _Execution:
         return self._note(record._replace(output={"error": shown_error(record)}))
 
     def _is_final(self, failed: Failed) -> bool:
-        limit = self._max_retries if failed.max_retries is None else failed.max_retries
+        limit = self._run.max_retries if failed.max_retries is None else failed.max_retries
         return not may_retry(failed.error, attempt=failed.attempt, max_retries=limit)
 
     def _is_for_group(self, step: Step, failed: Failed) -> bool:
@@ -287,7 +298,7 @@ class _Execution:
             record, fresh = prior, False
             wait = waiting.asked_again(record)
         else:
-            wait = waiting.ask(step, self._context.view(attempt.extra), now=now)
+            wait = waiting.ask(step, self._view(attempt.extra), now=now)
             record, fresh = waiting.question(wait, attempt=attempt.number, now=now), True
         if not waiting.is_due(wait, step, now=now):
             return Suspended((wait,), (record,) if fresh else ())
@@ -314,14 +325,14 @@ class _Execution:
             for index, item in enumerate(items)
         )
         try:
-            batch = 1 if self._invoker.is_once(step) else BATCH
-            await self._side_by_side(jobs, step, collect=collect, batch=batch)
+            once = find_tool(step, self._registry).effect == "at_most_once"
+            await self._side_by_side(jobs, step, collect=collect, batch=1 if once else BATCH)
         except values.NotJson as error:
             raise StepError(f"{step.path}: the outputs together: {error.message}") from None
         return self._combined(stopped) if stopped else outputs
 
     def _items(self, attempt: Attempt, foreach: Foreach) -> list[Json]:
-        context, now = self._context.view(attempt.extra), attempt.started
+        context, now = self._view(attempt.extra), attempt.started
         if isinstance(foreach.items, Template):
             found = foreach.items.render(context, now=now)
         else:

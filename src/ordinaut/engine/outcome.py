@@ -19,8 +19,29 @@ from ordinaut.model import Json, StepRecord, Trigger
 SecretSource: TypeAlias = Callable[[frozenset[str]], Awaitable[Mapping[str, str]]]
 
 
+class Run(Protocol):
+    """What the engine asks about the run that it executes. ``task`` is what ``${task…}`` shows."""
+
+    @property
+    def run_id(self) -> UUID: ...
+    @property
+    def task_id(self) -> UUID: ...
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def max_retries(self) -> int: ...
+    @property
+    def trigger(self) -> Trigger: ...
+    @property
+    def scheduled_for(self) -> datetime | None: ...
+    @property
+    def agent_id(self) -> UUID | None: ...
+    @property
+    def task(self) -> Mapping[str, Json]: ...
+
+
 class RunInfo(NamedTuple):
-    """The run that is executed. ``task`` is what ``${task…}`` shows."""
+    """A :class:`Run` by itself."""
 
     run_id: UUID
     task_id: UUID
@@ -61,8 +82,12 @@ class Unwritten:
         return None
 
 
-class Succeeded(NamedTuple):
-    """All steps ended. ``steps`` are the records that are not durable yet."""
+@dataclass(slots=True)
+class Succeeded:
+    """All steps ended. ``steps`` are the records that are not durable yet.
+
+    Not frozen for the same reason as an attempt.
+    """
 
     output: Json
     steps: tuple[StepRecord, ...]

@@ -234,8 +234,8 @@ async def settle(tx: Tx, batch: Sequence[Ended], *, worker_id: UUID) -> set[UUID
     parameters = {
         "worker_id": worker_id,
         "statuses": array(statuses),
-        "started_ats": array([at.timestamp() for at in started_ats]),
-        "finished_ats": array([at.timestamp() for at in finished_ats]),
+        "started_ats": array(started_ats),
+        "finished_ats": array(finished_ats),
         "outputs": array(outputs),
         "errors": array(errors),
         "earlier": encode(earlier),

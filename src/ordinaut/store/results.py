@@ -6,7 +6,7 @@ makes one for each run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -28,20 +28,24 @@ STEP_COLUMNS = (
     "step_ids", "step_items", "step_statuses", "step_attempts", "step_uses", "step_started_ats",
     "step_finished_ats", "step_outputs", "step_errors",
 )  # fmt: skip
+STEP_ENDED: Mapping[str, str] = {
+    status: f"step.{status}" for status in ("succeeded", "failed", "skipped")
+}  # the event that tells of it
 ROW_SIZE = 100  # characters of a step's row without its output and error, roughly
 
 
 class Ended(NamedTuple):
     """A run that is over.
 
+    ``started_at`` and ``finished_at`` are in seconds since 1970, as in a :data:`StepRow`;
     ``announce`` says that nothing was written of this attempt yet, not even ``run.started``;
     ``earlier`` are the events before the last one, as of :func:`facts`.
     """
 
     lease: Lease
     status: EndStatus
-    started_at: datetime
-    finished_at: datetime
+    started_at: float
+    finished_at: float
     output: JsonText | None = None
     error: JsonText | None = None
     steps: Sequence[StepRow] = ()
@@ -52,8 +56,8 @@ class Ended(NamedTuple):
     def size(self) -> int:
         """Roughly how many characters it takes to write it down."""
         size = len(self.output or "") + len(self.error or "")
-        for *_, output, error in self.steps:
-            size += ROW_SIZE + len(output or "") + len(error or "")
+        for row in self.steps:
+            size += ROW_SIZE + len(row[7] or "") + len(row[8] or "")
         return size
 
 
@@ -117,14 +121,14 @@ def facts(lease: Lease, records: Sequence[StepRecord], *, announce: bool) -> lis
         found.append(
             ("run.started", {"attempt": lease.attempt, "scheduled_for": lease.scheduled_for})
         )
-    for record in records:
-        if record.status in ("succeeded", "failed", "skipped"):
-            said: Json = {"step_id": record.step_id, "attempt": record.attempt}
-            if record.index is not None:
-                said["item"] = record.index
-            if record.error is not None:
-                said["error"] = record.error
-            found.append((f"step.{record.status}", said))
+    for step_id, status, attempt, _, _, _, index, _, error in records:
+        if (topic := STEP_ENDED.get(status)) is not None:
+            said: Json = {"step_id": step_id, "attempt": attempt}
+            if index is not None:
+                said["item"] = index
+            if error is not None:
+                said["error"] = error
+            found.append((topic, said))
     return found
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TypeAlias
+from uuid import UUID
 
 from ordinaut.clock import Clock
 from ordinaut.engine.attempt import error_json
 from ordinaut.engine.calls import describe
 from ordinaut.engine.executor import NOTHING, execute, no_secrets
-from ordinaut.engine.outcome import Failed, Outcome, RunInfo, Succeeded
+from ordinaut.engine.outcome import Failed, Outcome, Succeeded
 from ordinaut.engine.registry import ToolRegistry
 from ordinaut.engine.retry import Fail, RetryAt, Suspend, decide
 from ordinaut.engine.tool import LogEntry, Report
 from ordinaut.errors import StepError
-from ordinaut.model import Json, StepRecord
+from ordinaut.model import Json, StepRecord, Trigger
 from ordinaut.store import results
 from ordinaut.store.results import Ended, Parked
 from ordinaut.telemetry import emit, logger
@@ -28,16 +30,49 @@ Result: TypeAlias = Ended | Parked
 log = logger(__name__)
 
 
-class RunJournal:
-    """Where one run writes down what must survive it."""
+class LeasedRun:
+    """A run as the engine sees it: what it asks about it, and where it is written down."""
 
-    __slots__ = ("_job", "_scribe", "_settler", "pen")
+    __slots__ = ("_job", "_plan", "_scribe", "_settler", "pen")
 
-    def __init__(self, job: Job, settler: Settler, scribe: Scribe) -> None:
+    def __init__(self, job: Job, plan: Plan, settler: Settler, scribe: Scribe) -> None:
         self._job = job
+        self._plan = plan
         self._settler = settler
         self._scribe = scribe
         self.pen: Pen | None = None  # most runs say nothing
+
+    @property
+    def run_id(self) -> UUID:
+        return self._job.lease.id
+
+    @property
+    def task_id(self) -> UUID:
+        return self._job.lease.task_id
+
+    @property
+    def attempt(self) -> int:
+        return self._job.lease.attempt
+
+    @property
+    def max_retries(self) -> int:
+        return self._plan.definition.max_retries
+
+    @property
+    def trigger(self) -> Trigger:
+        return self._job.lease.trigger
+
+    @property
+    def scheduled_for(self) -> datetime | None:
+        return self._job.lease.scheduled_for
+
+    @property
+    def agent_id(self) -> UUID:
+        return self._plan.definition.created_by
+
+    @property
+    def task(self) -> Mapping[str, Json]:
+        return self._plan.shown
 
     async def checkpoint(self, records: Sequence[StepRecord]) -> None:
         announce, self._job.announced = not self._job.announced, True
@@ -83,29 +118,21 @@ class Execution:
         plan = job.plan
         if isinstance(plan, str):
             return self.failed(job, {"code": "invalid_definition", "message": plan})
-        lease, definition = job.lease, plan.definition
-        journal = RunJournal(job, self._settler, self._scribe)
+        pipeline = plan.pipeline
+        run = LeasedRun(job, plan, self._settler, self._scribe)
         outcome = await execute(
-            plan.pipeline,
-            run=RunInfo(
-                lease.id,
-                lease.task_id,
-                lease.attempt,
-                definition.max_retries,
-                lease.trigger,
-                lease.scheduled_for,
-                definition.created_by,
-                plan.shown,
-            ),
+            pipeline,
+            run=run,
             registry=self._registry,
-            journal=journal,
+            journal=run,
             clock=self._clock,
+            at=job.started_at,
             done=job.done,
-            secrets=self._vault.of(definition.created_by) if plan.pipeline.secrets else no_secrets,
-            given=lease.payload or NOTHING,
+            secrets=self._vault.of(run.agent_id) if pipeline.secrets else no_secrets,
+            given=job.lease.payload or NOTHING,
         )
-        if journal.pen is not None:
-            await journal.pen.lift()
+        if run.pen is not None:
+            await run.pen.lift()
         return self.result(job, plan, outcome)
 
     def result(self, job: Job, plan: Plan, outcome: Outcome) -> Result:
@@ -146,15 +173,16 @@ class Execution:
 
     def _succeeded(self, job: Job, outcome: Succeeded) -> Ended:
         records, announce = outcome.steps, not job.announced
-        now = (records and records[-1].finished_at) or self._clock.now()
+        rows = results.step_rows(records)
+        now = (rows and rows[-1][6]) or self._clock.now().timestamp()
         return Ended(
             job.lease,
             "succeeded",
-            job.started_at or now,
+            job.started_at.timestamp() if job.started_at else now,
             now,
             None if outcome.output is None else results.encode(outcome.output),
             None,
-            results.step_rows(records),
+            rows,
             announce,
             results.facts(job.lease, records, announce=announce),
         )
@@ -168,11 +196,11 @@ class Execution:
         status: results.EndStatus = "failed",
     ) -> Ended:
         """Return the end of a run that did not succeed."""
-        now, announce = self._clock.now(), not job.announced
+        now, announce = self._clock.now().timestamp(), not job.announced
         return Ended(
             lease=job.lease,
             status=status,
-            started_at=job.started_at or now,
+            started_at=job.started_at.timestamp() if job.started_at else now,
             finished_at=now,
             error=results.encode(error),
             steps=results.step_rows(records),

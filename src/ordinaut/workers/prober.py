@@ -25,7 +25,7 @@ from ordinaut.engine import probe as engine
 from ordinaut.engine.attempt import Attempt, error_json
 from ordinaut.engine.calls import describe
 from ordinaut.engine.context import RunContext
-from ordinaut.engine.invocation import Invoker
+from ordinaut.engine.invocation import invoke
 from ordinaut.engine.outcome import RunInfo, Unwritten
 from ordinaut.engine.registry import ToolRegistry
 from ordinaut.engine.steps import Probe
@@ -217,13 +217,14 @@ class Prober:
             agent_id=plan.definition.created_by,
             task=plan.shown,
         )
-        invoker = Invoker(
-            run,
-            self._registry,
+        names = frozenset() if arguments is None else arguments.secrets
+        owner = plan.definition.created_by
+        return await invoke(
+            Attempt(probe.call, None, None, None, at),
+            RunContext(run, plan.pipeline, {}).view(),
+            run=run,
+            registry=self._registry,
             journal=Unwritten(),
             clock=self._clock,
-            secrets=self._vault.of(plan.definition.created_by),
-            named=frozenset() if arguments is None else arguments.secrets,
+            secrets=await self._vault.of(owner)(names) if names else None,
         )
-        context = RunContext(run, plan.pipeline, {}).view()
-        return await invoker.invoke(Attempt(probe.call, None, None, None, at), context)

@@ -269,8 +269,8 @@ def refused(item: Ended | Parked, text: str, *, at: datetime) -> Ended:
     return Ended(
         lease=item.lease,
         status="failed",
-        started_at=item.started_at if isinstance(item, Ended) else at,
-        finished_at=at,
+        started_at=item.started_at if isinstance(item, Ended) else at.timestamp(),
+        finished_at=at.timestamp(),
         error=encode({"code": NotStorable.code, "message": text}),
         announce=item.announce,
         earlier=facts(item.lease, (), announce=item.announce),

@@ -208,6 +208,7 @@ class Slots:
         async with self._turn_of_suspects(slot):
             announce, job.announced = not job.announced, True
             await self._settler.note(job.lease, announce=announce)
+            job.started_at = self._clock.now()
             return await self._execution.perform(job)
 
     @asynccontextmanager
