@@ -89,7 +89,8 @@ def _arguments(
     arguments: dict[str, Json] = {}
     try:
         if step.arguments is not None:
-            check_known(step.arguments, secrets or {})
+            if step.arguments.secrets:
+                check_known(step.arguments, secrets or {})
             arguments = render_arguments(
                 step.arguments, context, now=attempt.started, secrets=secrets
             )
@@ -112,8 +113,6 @@ async def _begin(attempt: Attempt, journal: Journal) -> None:
 
 def check_known(template: Template, found: Mapping[str, str]) -> None:
     """Raise :class:`TemplateError` that names a secret which does not exist."""
-    if not template.secrets:
-        return
     missing: list[Json] = sorted(template.secrets - found.keys())
     if missing:
         message = f'{template.path}: there is no secret "{missing[0]}"'

@@ -36,6 +36,7 @@ CONNECT_TIMEOUT = 10  # seconds
 
 _HEAD = re.compile(r"^-- (name|part): (\w+)\s*$", re.MULTILINE)
 _INCLUDE = re.compile(r"^ *-- include: (\w+)\s*$", re.MULTILINE)
+_MARGIN = re.compile(r"^ *(?:--.*\n)?", re.MULTILINE)
 
 
 class Queries:
@@ -47,19 +48,16 @@ class Queries:
     def __getitem__(self, name: str) -> LiteralString:
         return self._statements[name]
 
-    def names(self) -> tuple[str, ...]:
-        """Return the names in the order of the file."""
-        return tuple(self._statements)
-
     @cached_property
     def _statements(self) -> dict[str, LiteralString]:
         text = resources.files("ordinaut.store").joinpath(f"sql/{self._module}.sql").read_text()
         _, *pieces = _HEAD.split(text)
         found = list(zip(pieces[::3], pieces[1::3], pieces[2::3], strict=True))
         parts = {name: body.strip("\n") for kind, name, body in found if kind == "part"}
-        # Package data, not input: as trustworthy as a literal.
+        # Package data, not input: as trustworthy as a literal. Without what is for the eye, because
+        # the driver reads a statement of more than 4,096 characters anew each time.
         return {
-            name: _INCLUDE.sub(lambda use: parts[use[1]], body).strip()
+            name: _MARGIN.sub("", _INCLUDE.sub(lambda use: parts[use[1]], body)).strip()
             for kind, name, body in found
             if kind == "name"
         }

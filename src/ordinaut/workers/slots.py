@@ -164,9 +164,9 @@ class Slots:
             await self._run(slot, take_now() or await take())
             if monotonic() - took_over >= self._turn:
                 await asyncio.sleep(0)
+                if self._settler.crowded:
+                    await self._settler.room()
                 took_over = monotonic()
-            if self._settler.crowded:
-                await self._settler.room()
 
     async def _run(self, slot: Slot, job: Job) -> None:
         slot.job = job
