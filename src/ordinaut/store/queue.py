@@ -238,7 +238,7 @@ async def settle(tx: Tx, batch: Sequence[Ended], *, worker_id: UUID) -> set[UUID
         "finished_ats": array(finished_ats),
         "outputs": array(outputs),
         "errors": array(errors),
-        "earlier": encode(earlier),
+        "earlier": f"[{','.join(earlier)}]",
         **_fence(leases),
         **step_columns(batch),
     }

@@ -22,7 +22,6 @@ JsonText: TypeAlias = str  # from encode(); encoded early, its size is known
 StepRow: TypeAlias = tuple[
     str, int, str, int, str, float, float | None, JsonText | None, JsonText | None
 ]
-Fact: TypeAlias = tuple[str, Json]  # topic and data of an event
 
 STEP_COLUMNS = (
     "step_ids", "step_items", "step_statuses", "step_attempts", "step_uses", "step_started_ats",
@@ -50,12 +49,12 @@ class Ended(NamedTuple):
     error: JsonText | None = None
     steps: Sequence[StepRow] = ()
     announce: bool = True
-    earlier: Sequence[Fact] = ()
+    earlier: JsonText = "[]"
 
     @property
     def size(self) -> int:
         """Roughly how many characters it takes to write it down."""
-        size = len(self.output or "") + len(self.error or "")
+        size = len(self.output or "") + len(self.error or "") + len(self.earlier)
         for row in self.steps:
             size += ROW_SIZE + len(row[7] or "") + len(row[8] or "")
         return size
@@ -114,9 +113,12 @@ def step_columns(batch: Sequence[Ended]) -> dict[str, str]:
     }
 
 
-def facts(lease: Lease, records: Sequence[StepRecord], *, announce: bool) -> list[Fact]:
-    """Return the events of a run that ends but its last: its start, and what became of steps."""
-    found: list[Fact] = []
+def facts(lease: Lease, records: Sequence[StepRecord], *, announce: bool) -> JsonText:
+    """Return the events of a run that ends but its last: its start, and what became of steps.
+
+    Each is a pair of its topic and its data.
+    """
+    found: list[tuple[str, Json]] = []
     if announce:
         found.append(
             ("run.started", {"attempt": lease.attempt, "scheduled_for": lease.scheduled_for})
@@ -129,7 +131,7 @@ def facts(lease: Lease, records: Sequence[StepRecord], *, announce: bool) -> lis
             if error is not None:
                 said["error"] = error
             found.append((topic, said))
-    return found
+    return encode(found)
 
 
 def array(values: Sequence[Any]) -> str:
