@@ -21,7 +21,7 @@ from ordinaut.devserver.binaries import find_install
 from ordinaut.model import NOBODY, Lease, StepRecord, uuid7
 from ordinaut.store.queue import SQL
 from ordinaut.store.results import STEP_COLUMNS, array, encode, facts, step_rows
-from ordinaut.workers.line import ROW_BY_ROW
+from ordinaut.workers.line import BY_ID
 
 BATCHES = (100, 500)
 CLIENTS = (1, 2, 4)
@@ -87,7 +87,7 @@ def run(url: str, *, clients: int, batch: int, count: int, folder: Path) -> floa
     options = ["-n", "-M", "prepared", "-c", str(clients), "-j", str(min(clients, 2))]
     done = subprocess.run(
         [program, *options, "-t", str(rounds), *given, "-f", file, url],
-        env={**os.environ, "PGOPTIONS": ROW_BY_ROW},
+        env={**os.environ, "PGOPTIONS": BY_ID},
         capture_output=True,
         text=True,
         check=True,

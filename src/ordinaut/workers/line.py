@@ -10,9 +10,10 @@ from ordinaut.store import database
 from ordinaut.store.database import Tx
 
 # The statements of a worker are prepared once and live on while the queue grows from nothing to
-# a million rows. These keep the planner from a plan that was right only for the empty table.
+# a million rows. These keep the planner from a plan that was right only for the empty table: the
+# leaser walks along indexes, the others look ids up in one, and join what they find by hash.
 BY_INDEX = "-c jit=off -c plan_cache_mode=force_generic_plan -c enable_seqscan=off"
-ROW_BY_ROW = f"{BY_INDEX} -c enable_hashjoin=off -c enable_mergejoin=off"
+BY_ID = f"{BY_INDEX} -c enable_nestloop=off -c enable_mergejoin=off -c enable_bitmapscan=off"
 
 FIRST_PAUSE = 0.05  # seconds
 LONGEST_PAUSE = 5.0

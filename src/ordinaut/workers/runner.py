@@ -46,7 +46,7 @@ from ordinaut.workers.clock import DatabaseClock
 from ordinaut.workers.execution import Execution
 from ordinaut.workers.heartbeat import Heartbeat
 from ordinaut.workers.leaser import Leaser
-from ordinaut.workers.line import BY_INDEX, ROW_BY_ROW, Line
+from ordinaut.workers.line import BY_ID, BY_INDEX, Line
 from ordinaut.workers.listener import Listener
 from ordinaut.workers.plans import Plans
 from ordinaut.workers.prober import Prober
@@ -77,7 +77,7 @@ class Worker:
         self._lines: list[Line] = []
         self._buffer = Buffer()
         self._settler = Settler(
-            [self._line("settler", ROW_BY_ROW) for _ in range(SETTLERS)],
+            [self._line("settler", BY_ID) for _ in range(SETTLERS)],
             worker_id=self.id,
             clock=clock,
         )
@@ -103,7 +103,7 @@ class Worker:
             held=lambda: self._heartbeat.held().keys(),
         )
         self._heartbeat = Heartbeat(
-            self._line("heartbeat", ROW_BY_ROW),
+            self._line("heartbeat", BY_ID),
             worker_id=self.id,
             lease_for=lease_for,
             clock=clock,

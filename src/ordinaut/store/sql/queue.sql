@@ -336,6 +336,10 @@ SELECT other.*, answered.*
                (SELECT max(key) FROM head HAVING count(*) >= greatest(%(limit)s, 256))) AS other
   LEFT JOIN answered ON true;
 
+-- The statements below are given ids in rows, and name them once more as an array. When vacuum has
+-- found the queue empty, the planner believes that it stays so, and that to read all of it costs
+-- nothing; an array is looked up in the index in any case (docs/decisions/0013-ids-named-twice.md).
+
 -- name: renew
 -- Extend the leases that are still this worker's, and tell which runs shall stop. What is locked
 -- is being settled or canceled: it is told of and left alone, for the settlement of many runs and
@@ -345,7 +349,8 @@ WITH held AS MATERIALIZED (
 ), free AS MATERIALIZED (
     SELECT w.ctid AS place
       FROM held JOIN due_work AS w ON w.id = held.id
-     WHERE w.lease_token = held.token AND w.locked_by = %(worker_id)s
+     WHERE w.id = ANY(%(ids)s::uuid[]) AND w.lease_token = held.token
+       AND w.locked_by = %(worker_id)s
        FOR UPDATE OF w SKIP LOCKED
 ), renewed AS (
     UPDATE due_work
@@ -354,7 +359,8 @@ WITH held AS MATERIALIZED (
 )
 SELECT w.id, w.cancel_requested
   FROM held JOIN due_work AS w ON w.id = held.id
- WHERE w.lease_token = held.token AND w.locked_by = %(worker_id)s;
+ WHERE w.id = ANY(%(ids)s::uuid[]) AND w.lease_token = held.token
+   AND w.locked_by = %(worker_id)s;
 
 -- name: reclaim
 -- Find what this worker holds without knowing it: the answer to its lease was lost.
@@ -370,7 +376,8 @@ WITH back AS (
            resumed = resumed OR held.started
       FROM unnest(%(ids)s::uuid[], %(tokens)s::integer[], %(started)s::boolean[])
            AS held (id, token, started)
-     WHERE w.id = held.id AND w.lease_token = held.token AND w.locked_by = %(worker_id)s
+     WHERE w.id = ANY(%(ids)s::uuid[]) AND w.id = held.id AND w.lease_token = held.token
+       AND w.locked_by = %(worker_id)s
     RETURNING w.id, w.task_id, w.scheduled_for, w.cancel_requested, held.started
 ), noted AS (
     INSERT INTO event (occurred_at, topic, task_id, run_id, data)
@@ -394,7 +401,8 @@ WITH ended AS (
                   %(errors)s::text[]),
            jsonb_array_elements(%(earlier)s::jsonb))
            AS given (id, token, status, started_at, finished_at, output, error, earlier)
-     WHERE w.id = given.id AND w.lease_token = given.token AND w.locked_by = %(worker_id)s
+     WHERE w.id = ANY(%(ids)s::uuid[]) AND w.id = given.id AND w.lease_token = given.token
+       AND w.locked_by = %(worker_id)s
     RETURNING w.id, w.task_id, w.task_version, w.scheduled_for, w.run_at, w.trigger, w.attempt,
               w.lease_token, w.payload, given.status, to_timestamp(given.started_at) AS started_at,
               to_timestamp(given.finished_at) AS finished_at, given.output::jsonb,
@@ -410,7 +418,7 @@ WITH ended AS (
                   %(step_outputs)s::text[], %(step_errors)s::text[])
            AS given (fresh, run_id, step_id, item, status, attempt, uses, started_at,
                      finished_at, output, error)
-     -- not a join, for this session joins only by index: the condition keeps it a hashed subplan
+     -- not a join: the condition keeps it a hashed subplan
      WHERE (run_id IN (SELECT id FROM ended)) IS TRUE
 ), recorded AS (
     INSERT INTO task_run (id, task_id, task_version, scheduled_for, run_at, started_at,
@@ -467,7 +475,8 @@ WITH parked AS (
            %(ids)s::uuid[], %(tokens)s::integer[], %(announce)s::boolean[],
            %(run_ats)s::timestamptz[], %(waits)s::text[], %(errors)s::text[], %(steps)s::text[])
            AS given (id, token, announce, run_at, wait, error, steps)
-     WHERE w.id = given.id AND w.lease_token = given.token AND w.locked_by = %(worker_id)s
+     WHERE w.id = ANY(%(ids)s::uuid[]) AND w.id = given.id AND w.lease_token = given.token
+       AND w.locked_by = %(worker_id)s
     RETURNING w.id, w.task_id, w.run_at, w.wait, w.error,
               w.cancel_requested, given.announce, false AS fresh, given.steps::jsonb,
               jsonb_build_object('attempt', w.attempt, 'scheduled_for', w.scheduled_for) AS facts
@@ -513,7 +522,8 @@ WITH held AS (
        SET started_at = coalesce(w.started_at, now())
       FROM unnest(%(ids)s::uuid[], %(tokens)s::integer[], %(announce)s::boolean[],
                   %(steps)s::text[]) AS given (id, token, announce, steps)
-     WHERE w.id = given.id AND w.lease_token = given.token AND w.locked_by = %(worker_id)s
+     WHERE w.id = ANY(%(ids)s::uuid[]) AND w.id = given.id AND w.lease_token = given.token
+       AND w.locked_by = %(worker_id)s
     RETURNING w.id, w.task_id, given.announce, false AS fresh, given.steps::jsonb,
               jsonb_build_object('attempt', w.attempt, 'scheduled_for', w.scheduled_for) AS facts
 ), steps AS (
@@ -576,12 +586,14 @@ WITH gone AS (
        SET state = 'ready', locked_by = NULL, locked_until = NULL, crashes = gone.blame,
            resumed = true
       FROM gone
-     WHERE w.id = gone.id AND gone.blame < %(max_crashes)s AND NOT gone.cancel_requested
+     WHERE w.id = ANY(ARRAY(SELECT id FROM gone)) AND w.id = gone.id
+       AND gone.blame < %(max_crashes)s AND NOT gone.cancel_requested
     RETURNING w.id, w.task_id, w.scheduled_for, w.attempt, w.crashes
 ), buried AS (
     DELETE FROM due_work AS w
      USING gone
-     WHERE w.id = gone.id AND (gone.blame >= %(max_crashes)s OR gone.cancel_requested)
+     WHERE w.id = ANY(ARRAY(SELECT id FROM gone)) AND w.id = gone.id
+       AND (gone.blame >= %(max_crashes)s OR gone.cancel_requested)
     RETURNING w.*, CASE WHEN gone.cancel_requested THEN 'canceled' ELSE 'dead' END AS status,
               CASE WHEN gone.cancel_requested
                    THEN jsonb_build_object('code', 'canceled',
@@ -620,13 +632,15 @@ WITH target AS (
 ), ended AS (
     DELETE FROM due_work AS w
      USING target
-     WHERE w.id = target.id AND target.state <> 'leased'
+     WHERE w.id = ANY(ARRAY(SELECT id FROM target)) AND w.id = target.id
+       AND target.state <> 'leased'
     RETURNING w.*
 ), asked AS (
     UPDATE due_work AS w
        SET cancel_requested = true
       FROM target
-     WHERE w.id = target.id AND target.state = 'leased'
+     WHERE w.id = ANY(ARRAY(SELECT id FROM target)) AND w.id = target.id
+       AND target.state = 'leased'
     RETURNING w.id
 ), recorded AS (
     INSERT INTO task_run (id, task_id, task_version, scheduled_for, run_at, started_at,

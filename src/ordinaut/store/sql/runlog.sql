@@ -15,7 +15,8 @@ WITH told AS (
        SET progress = given.progress::jsonb
       FROM unnest(%(ids)s::uuid[], %(tokens)s::integer[], %(progress)s::text[])
            AS given (id, token, progress)
-     WHERE w.id = given.id AND w.lease_token = given.token AND w.locked_by = %(worker_id)s
+     WHERE w.id = ANY(%(ids)s::uuid[]) AND w.id = given.id AND w.lease_token = given.token
+       AND w.locked_by = %(worker_id)s
     RETURNING w.id, w.task_id, w.progress
 )
 INSERT INTO event (topic, task_id, run_id, data)
