@@ -27,8 +27,8 @@ async def work_off(db: Database, clock: TravelClock, status: str = "succeeded") 
         queueing.ended(
             held,
             status=status,
-            started_at=now,
-            finished_at=now + timedelta(seconds=2),
+            started_at=now.timestamp(),
+            finished_at=now.timestamp() + 2,
             output={"n": 1},
             steps=[said],
         )
