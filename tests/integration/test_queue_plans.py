@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ordinaut.model import NOBODY
-from ordinaut.store import database, queue
+from ordinaut.store import database, queue, runlog
 from ordinaut.store.database import Database, Tx
 from ordinaut.workers.line import BY_ID, BY_INDEX
 from queueing import LEASE, NOW, WORKER, checkpoint, ended, lease, make_task, parked, rows, step
@@ -32,9 +32,8 @@ async def full(db: Database, request: pytest.FixtureRequest) -> Database:
     async with db.connection() as tx:
         if request.param == "stale":  # what it knows is from when the queue was empty
             await tx.execute("ANALYZE due_work")
-        if (
-            request.param == "emptied"
-        ):  # the same, and the rows of better days have left their pages
+        if request.param == "emptied":
+            # The same, and the rows of better days have left their pages.
             await tx.execute(FILL, (task_id, ROWS))
             await tx.execute("DELETE FROM due_work WHERE sort_key < %s", (ROWS,))
             await tx.execute("VACUUM ANALYZE due_work")
@@ -87,6 +86,13 @@ def reads(plan: dict[str, Any], table: str = "due_work") -> set[tuple[str, str]]
         for node in nodes(plan)
         if node.get("Relation Name", "").startswith(table) and node["Node Type"] != "ModifyTable"
     }
+
+
+def found_by_id(plan: dict[str, Any]) -> bool:
+    """Tell whether all that is read is looked up by its id, or by the place that this gave."""
+    ways = {("Index Scan", "due_work_pkey"), ("Bitmap Heap Scan", ""), ("Tid Scan", "")}
+    named = (node.get("Index Name", "") for node in nodes(plan))
+    return reads(plan) <= ways and {n for n in named if "due_work" in n} == {"due_work_pkey"}
 
 
 def rows_read(plan: dict[str, Any], table: str = "due_work") -> int:
@@ -143,12 +149,15 @@ async def test_settling_finds_each_row_by_its_id(
         "settle": (queue.settle, [ended(one, steps=[step()]) for one in leases]),
         "park": (queue.park, [parked(one, steps=[step()]) for one in leases]),
         "checkpoint": (queue.checkpoint, [checkpoint(one, step()) for one in leases]),
+        "tell": (runlog.tell, [runlog.Progress(one, {"fraction": 0.5}) for one in leases]),
     }
     for name, (verb, batch) in verbs.items():
         plan = await explained(
             database_url, options, lambda tx, v=verb, b=batch: v(tx, b, worker_id=WORKER)
         )
-        assert options == "" or reads(plan) == {("Index Scan", "due_work_pkey")}, name
+        if options:
+            assert reads(plan) == {("Index Scan", "due_work_pkey")}, name
+        assert found_by_id(plan), name
         assert rows_read(plan) <= HELD, name
 
 
@@ -162,9 +171,24 @@ async def test_renewing_finds_each_row_by_its_id(
         options,
         lambda tx: queue.renew(tx, leases, worker_id=WORKER, lease_for=LEASE),
     )
-    by_id = {("Index Scan", "due_work_pkey"), ("Tid Scan", "")}
-    assert options == "" or reads(plan) == by_id
+    if options:
+        assert reads(plan) == {("Index Scan", "due_work_pkey"), ("Tid Scan", "")}
+    assert found_by_id(plan)
     assert rows_read(plan) <= 3 * HELD  # to lock, to write, to tell
+
+
+@pytest.mark.parametrize("options", [BY_INDEX, ""], ids=["direct", "through a pooler"])
+async def test_giving_back_finds_each_row_by_its_id(
+    full: Database, database_url: str, options: str
+) -> None:
+    leases = await lease(full, limit=HELD, now=NOW)
+    plan = await explained(
+        database_url,
+        options,
+        lambda tx: queue.release(tx, worker_id=WORKER, unstarted=leases),
+    )
+    assert found_by_id(plan)
+    assert rows_read(plan) <= HELD
 
 
 async def test_canceling_finds_each_row_by_its_id(full: Database, database_url: str) -> None:
