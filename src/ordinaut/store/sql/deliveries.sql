@@ -67,7 +67,7 @@ WITH room AS (
 UPDATE webhook_delivery AS d
    SET lease_token = d.lease_token + 1, next_attempt_at = coalesce(%(now)s, now()) + %(lease)s
   FROM chosen
- WHERE d.id = ANY(ARRAY(SELECT id FROM chosen)) AND d.id = chosen.id
+ WHERE d.id = chosen.id
 RETURNING d.id, d.lease_token, d.webhook_id, chosen.url, d.attempts, d.body,
           coalesce(%(now)s, now());
 
@@ -83,8 +83,8 @@ UPDATE webhook_delivery AS d
   FROM unnest(%(ids)s::uuid[], %(tokens)s::integer[], %(urls)s::text[], %(statuses)s::text[],
               %(codes)s::integer[], %(errors)s::text[], %(pauses)s::interval[])
        AS s (id, token, url, status, code, error, pause), webhook AS w
- WHERE d.id = ANY(%(ids)s::uuid[]) AND d.id = s.id AND d.lease_token = s.token
-   AND d.status = 'pending' AND w.id = d.webhook_id AND (w.url = s.url OR s.status = 'delivered')
+ WHERE d.id = s.id AND d.lease_token = s.token AND d.status = 'pending'
+   AND w.id = d.webhook_id AND (w.url = s.url OR s.status = 'delivered')
 RETURNING d.id, d.webhook_id;
 
 -- name: release
@@ -92,8 +92,7 @@ RETURNING d.id, d.webhook_id;
 UPDATE webhook_delivery AS d
    SET next_attempt_at = now()
   FROM unnest(%(ids)s::uuid[], %(tokens)s::integer[]) AS s (id, token)
- WHERE d.id = ANY(%(ids)s::uuid[]) AND d.id = s.id AND d.lease_token = s.token
-   AND d.status = 'pending';
+ WHERE d.id = s.id AND d.lease_token = s.token AND d.status = 'pending';
 
 -- name: judge
 -- Note since when a webhook fails; an attempt that succeeds ends that.
