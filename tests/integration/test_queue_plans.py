@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ordinaut.model import NOBODY
-from ordinaut.store import database, queue, runlog
+from ordinaut.store import database, queue, runlog, waits
 from ordinaut.store.database import Database, Tx
 from ordinaut.workers.line import BY_ID, BY_INDEX
 from queueing import LEASE, NOW, WORKER, checkpoint, ended, lease, make_task, parked, rows, step
@@ -189,6 +189,24 @@ async def test_giving_back_finds_each_row_by_its_id(
     )
     assert found_by_id(plan)
     assert rows_read(plan) <= HELD
+
+
+async def test_answering_finds_each_run_by_its_id(full: Database, database_url: str) -> None:
+    asked = step(status="waiting", finished_at=None)
+    leases = await lease(full, limit=HELD, now=NOW)
+    batch = [parked(one, wait=[{"kind": "approval"}], steps=[asked]) for one in leases]
+    async with full.transaction() as tx:
+        assert await queue.park(tx, batch, worker_id=WORKER) == set()
+    answers = [waits.Answer(run_id=one.id, step_id=asked.step_id) for one in leases]
+    tx = await database.connect(database_url)
+    try:
+        explain = Explain(tx)
+        await waits.answer(explain, answers, reason="approved", now=NOW)
+    finally:
+        await tx.close()
+    written, woken = explain.plans
+    assert found_by_id(written)
+    assert max(rows_read(written), rows_read(woken)) <= HELD
 
 
 async def test_canceling_finds_each_row_by_its_id(full: Database, database_url: str) -> None:

@@ -28,10 +28,11 @@ WITH answered AS (
     RETURNING s.run_id, s.step_id, s.item, s.attempt, given.announce
 )
 INSERT INTO event (occurred_at, topic, task_id, run_id, data)
-SELECT coalesce(%(now)s, now()), 'step.succeeded', w.task_id, w.id,
-       jsonb_build_object('step_id', step_id, 'item', nullif(item, -1), 'attempt', a.attempt)
-  FROM answered AS a JOIN due_work AS w ON w.id = a.run_id
- WHERE announce AND w.id = ANY(%(run_ids)s::uuid[]);
+SELECT coalesce(%(now)s, now()), 'step.succeeded',
+       (SELECT task_id FROM due_work WHERE id = run_id), run_id,
+       jsonb_build_object('step_id', step_id, 'item', nullif(item, -1), 'attempt', attempt)
+  FROM answered
+ WHERE announce;
 
 -- name: forget
 -- Forget calls that may or may not have happened, so that they are made again.
