@@ -33,10 +33,6 @@ class RunContext:
         self.steps = {} if steps is None else steps
         self._built: dict[str, Json] | None = None
 
-    def remember(self, step: Step, output: Json) -> None:
-        """Let later expressions see the output of a step."""
-        remember(self.steps, step, output)
-
     def see(self, probe: Json) -> None:
         """Let expressions see the result of a probe."""
         self._given = {**self._given, "probe": probe}
@@ -72,7 +68,7 @@ class RunContext:
 
 
 def remember(outputs: dict[str, Json], step: Step, output: Json) -> None:
-    """Keep the output of a step where expressions look for it."""
+    """Let later expressions see the output of a step, by its id and ``save_as``."""
     outputs[step.id] = output
     if step.save_as is not None:
         outputs[step.save_as] = output

@@ -15,7 +15,7 @@ from ordinaut.clock import Clock
 from ordinaut.engine import probe as probes
 from ordinaut.engine import waiting
 from ordinaut.engine.attempt import Attempt, Context, error_json
-from ordinaut.engine.context import RunContext
+from ordinaut.engine.context import RunContext, remember
 from ordinaut.engine.expression import Expression
 from ordinaut.engine.invocation import invoke, validate
 from ordinaut.engine.outcome import Run, Unwritten
@@ -193,7 +193,7 @@ class _Rehearsal:
 
     def _conclude(self, step: Step, shown: Rehearsed) -> None:
         if shown.status in ("called", "skipped") or shown.handled:
-            self._context.remember(step, shown.output)
+            remember(self._context.steps, step, shown.output)
             for child in step.parallel if shown.status == "skipped" else ():
                 self._conclude(child, Rehearsed(child.id, child.path, "skipped"))
         else:
