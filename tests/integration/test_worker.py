@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
@@ -446,6 +447,8 @@ async def test_a_suspect_is_noted_before_it_starts(
         assert len(started) == 1  # they start one after the other
         bench.go.set()
         await until_ended(db, 3)
+    spans = await rows(db, "SELECT started_at, finished_at FROM task_run ORDER BY started_at")
+    assert all(before[1] <= after[0] for before, after in pairwise(spans)), spans
 
 
 async def test_a_cut_connection_is_opened_again(
