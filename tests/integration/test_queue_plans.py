@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from ordinaut.model import NOBODY
-from ordinaut.store import database, queue, runlog, waits
-from ordinaut.store.database import Database, Tx
+from ordinaut.store import database, queue, runlog, schedules, waits
+from ordinaut.store.database import SMALL, Database, Tx
 from ordinaut.workers.line import BY_ID, BY_INDEX
 from queueing import LEASE, NOW, WORKER, checkpoint, ended, lease, make_task, parked, rows, step
 
@@ -251,6 +251,28 @@ async def test_a_plan_made_for_the_empty_queue_serves_the_full_one(
         before = await sequential_scans(tx)
         renewed = await queue.renew(tx, leases, worker_id=WORKER, lease_for=LEASE)
         assert len(renewed) == HELD
+        assert await sequential_scans(tx) == before
+    finally:
+        await tx.close()
+
+
+async def test_a_tick_reads_no_more_of_the_queue_than_is_due(
+    db: Database, database_url: str
+) -> None:
+    task_id = await make_task(db)
+    async with db.connection() as tx:
+        await tx.execute("VACUUM ANALYZE due_work")
+    tx = await database.connect(database_url, options=SMALL)
+    try:
+        for _ in range(10):  # as in a scheduler that started with nothing to do
+            assert await queue.promote(tx, limit=HELD) == 0
+            assert await schedules.live(tx, [task_id]) == set()
+        await rows(db, FILL + " RETURNING NULL", task_id, ROWS)
+        waiting = "UPDATE due_work SET state = 'scheduled' WHERE sort_key <= %s RETURNING NULL"
+        await rows(db, waiting, HELD)
+        before = await sequential_scans(tx)
+        assert await queue.promote(tx, limit=HELD) == HELD
+        assert await schedules.live(tx, [task_id]) == {task_id}
         assert await sequential_scans(tx) == before
     finally:
         await tx.close()

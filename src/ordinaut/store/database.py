@@ -29,8 +29,9 @@ from ordinaut import cancellation
 Tx: TypeAlias = AsyncConnection[TupleRow]
 
 # For sessions that look at little, and often: to start parallel workers or a compiler for one
-# statement costs them more than the statement.
-SMALL = "-c jit=off -c max_parallel_workers_per_gather=0"
+# statement costs them more than the statement, and a plan that was made when a table was empty,
+# and is kept, must not read all of it when it is full.
+SMALL = "-c jit=off -c max_parallel_workers_per_gather=0 -c enable_seqscan=off"
 PREPARE_AFTER = 3  # executions; the hot statements are few and repeat for ever
 CONNECT_TIMEOUT = 10  # seconds
 
