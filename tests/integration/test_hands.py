@@ -24,7 +24,8 @@ class Watch:
     """Counts the ticks that are under way, and may break one of them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.calls = self.now = self.most = 0
+        self.now = self.most = 0
+        self.limits: list[int] = []  # of each tick
         self.both = asyncio.Event()
         self.fault: BaseException | None = None
         self._enqueue = queue.enqueue
@@ -32,14 +33,14 @@ class Watch:
         monkeypatch.setattr(queue, "enqueue", self.enqueue)
         monkeypatch.setattr(tick, "log", Mock())  # to draw a traceback may take longer than STALL
 
-    async def tick(self, *args: object, **more: object) -> TickResult:
-        self.calls += 1
+    async def tick(self, *args: object, limit: int, **more: object) -> TickResult:
+        self.limits.append(limit)
         self.now += 1
         self.most = max(self.most, self.now)
         if self.now > 1:
             self.both.set()
         try:
-            return await tick.tick(*args, **more)
+            return await tick.tick(*args, limit=limit, **more)
         finally:
             self.now -= 1
 
@@ -88,7 +89,7 @@ async def test_when_one_tick_is_enough_there_is_no_other(db: Database, watch: Wa
     result = await ticks(db, Calendars(), now=after(minutes=1))
 
     assert (result.enqueued, result.more) == (TASKS, False)
-    assert watch.calls == 1
+    assert len(watch.limits) == 1
 
 
 async def test_two_hands_enqueue_each_occurrence_once(db: Database, watch: Watch):
@@ -101,6 +102,36 @@ async def test_two_hands_enqueue_each_occurrence_once(db: Database, watch: Watch
     assert first.enqueued >= TASKS
     assert watch.most == 2
     assert await all_ran(db, tasks, 4)
+
+
+async def test_the_second_hand_begins_when_the_first_has_locked_all_it_may(
+    db: Database, watch: Watch
+):
+    tasks = await add_tasks(db)
+    enqueue = queue.enqueue
+
+    async def waits_for_the_other(*args: object, **more: object) -> list:
+        async with asyncio.timeout(5):
+            await watch.both.wait()
+        return await enqueue(*args, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(queue, "enqueue", waits_for_the_other)
+        await ticks(db, Calendars(), limit=3, now=after(minutes=1))
+
+    assert await all_ran(db, tasks, 1)
+
+
+async def test_a_hand_takes_up_to_twice_as_many_each_time(
+    db: Database, watch: Watch, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(hands, "FIRST", 2)
+    await add_tasks(db)
+
+    await ticks(db, Calendars(), limit=6, now=after(minutes=1))
+
+    assert {size: watch.limits.count(size) for size in (2, 4)} == {2: 2, 4: 2}, "each hand's"
+    assert set(watch.limits) == {2, 4, 6}
 
 
 async def test_what_two_hands_did_is_told_together(db: Database, watch: Watch):

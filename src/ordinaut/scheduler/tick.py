@@ -27,7 +27,7 @@ all), and what is left is due again at once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -79,22 +79,28 @@ class _Situation:
 
 
 async def tick(
-    db: Database, calendars: Calendars, *, limit: int = LIMIT, now: datetime | None = None
+    db: Database,
+    calendars: Calendars,
+    *,
+    limit: int = LIMIT,
+    now: datetime | None = None,
+    full: Callable[[], None] = lambda: None,
 ) -> TickResult:
     """Enqueue what is due; ``now`` replaces the database's clock in tests.
 
-    ``calendars`` is kept between ticks.
+    ``calendars`` is kept between ticks. ``full`` is called as soon as ``limit`` tasks are locked:
+    then there may be others, which another tick can take.
     """
     async with db.connection() as tx:
         promoted = await queue.promote(tx, limit=limit, now=now)
     closed = await windows.close(db, now=now)
     try:
         async with db.transaction() as tx:
-            result = await _fire(tx, calendars, limit=limit, now=now)
+            result = await _fire(tx, calendars, limit=limit, now=now, full=full)
             await _hint(tx, promoted + closed.runs + result.enqueued)
     except (DataError, IntegrityError):
         async with db.transaction() as tx:
-            result = await _fire(tx, calendars, limit=limit, now=now, one_by_one=True)
+            result = await _fire(tx, calendars, limit=limit, now=now, full=full, one_by_one=True)
             await _hint(tx, promoted + closed.runs + result.enqueued)
     result = replace(
         result,
@@ -115,12 +121,20 @@ async def _hint(tx: Tx, ready: int) -> None:
 
 
 async def _fire(
-    tx: Tx, calendars: Calendars, *, limit: int, now: datetime | None, one_by_one: bool = False
+    tx: Tx,
+    calendars: Calendars,
+    *,
+    limit: int,
+    now: datetime | None,
+    full: Callable[[], None],
+    one_by_one: bool = False,
 ) -> TickResult:
     await leaders.guard(tx, stall=STALL)
     instant, ids = await schedules.claim(tx, limit=limit, now=now)
     if instant is None:
         return TickResult()
+    if len(ids) == limit:
+        full()
     tasks = await schedules.load(tx, ids)
     situation = await _look(tx, tasks, calendars, instant)
     plans, broken = await _plan_all(tasks, situation)
