@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -256,24 +258,29 @@ async def test_a_plan_made_for_the_empty_queue_serves_the_full_one(
         await tx.close()
 
 
-async def test_a_tick_reads_no_more_of_the_queue_than_is_due(
+async def test_a_scheduler_that_began_with_an_empty_queue_reads_no_more_than_it_wants(
     db: Database, database_url: str
 ) -> None:
     task_id = await make_task(db)
     async with db.connection() as tx:
         await tx.execute("VACUUM ANALYZE due_work")
+    wanted: dict[str, Callable[[Tx, UUID], Awaitable[object]]] = {
+        "promote": lambda tx, _: queue.promote(tx, limit=HELD),
+        "live": lambda tx, _: schedules.live(tx, [task_id]),
+        "cancel": lambda tx, run_id: queue.cancel(tx, run_ids=[run_id], reason="enough"),
+    }
     tx = await database.connect(database_url, options=SMALL)
     try:
-        for _ in range(10):  # as in a scheduler that started with nothing to do
-            assert await queue.promote(tx, limit=HELD) == 0
-            assert await schedules.live(tx, [task_id]) == set()
-        await rows(db, FILL + " RETURNING NULL", task_id, ROWS)
+        for _ in range(10):  # they are prepared and their plans are kept
+            for call in wanted.values():
+                await call(tx, NOBODY)
+        [(run_id,), *_] = await rows(db, FILL + " RETURNING id", task_id, ROWS)
         waiting = "UPDATE due_work SET state = 'scheduled' WHERE sort_key <= %s RETURNING NULL"
         await rows(db, waiting, HELD)
-        before = await sequential_scans(tx)
-        assert await queue.promote(tx, limit=HELD) == HELD
-        assert await schedules.live(tx, [task_id]) == {task_id}
-        assert await sequential_scans(tx) == before
+        for name, call in wanted.items():
+            before = await sequential_scans(tx)
+            await call(tx, run_id)
+            assert await sequential_scans(tx) == before, name
     finally:
         await tx.close()
 
