@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from ordinaut.model import NOBODY
-from ordinaut.store import database, queue, runlog, schedules, waits
+from ordinaut.model import NOBODY, uuid7
+from ordinaut.store import database, deliveries, queue, runlog, schedules, waits
 from ordinaut.store.database import SMALL, Database, Tx
+from ordinaut.store.deliveries import Attempted
 from ordinaut.workers.line import BY_ID, BY_INDEX
 from queueing import LEASE, NOW, WORKER, checkpoint, ended, lease, make_task, parked, rows, step
 
@@ -283,6 +285,54 @@ async def test_a_scheduler_that_began_with_an_empty_queue_reads_no_more_than_it_
             assert await sequential_scans(tx) == before, name
     finally:
         await tx.close()
+
+
+DELIVERIES = """
+INSERT INTO webhook_delivery (id, webhook_id, topic, body, next_attempt_at, created_at)
+SELECT gen_random_uuid(), %s, 'orders.created', '{}', now() - make_interval(secs => i), now()
+  FROM generate_series(1, %s) AS i
+"""
+
+
+@pytest.fixture(params=["fresh", "emptied"])
+async def deliveries_under_way(db: Database, request: pytest.FixtureRequest) -> list[Attempted]:
+    """Some of a hundred thousand deliveries, of which the planner knows or does not."""
+    webhook_id, agent_id = uuid7(), uuid7()
+    async with db.connection() as tx:
+        await tx.execute("INSERT INTO agent (id, name) VALUES (%s, 'hears')", (agent_id,))
+        await tx.execute(
+            "INSERT INTO webhook (id, url, topics, created_by)"
+            " VALUES (%s, 'https://example.org/', '{orders.created}', %s)",
+            (webhook_id, agent_id),
+        )
+        if request.param == "emptied":
+            await tx.execute(DELIVERIES, (webhook_id, ROWS))
+            await tx.execute("DELETE FROM webhook_delivery")
+            await tx.execute("VACUUM (ANALYZE, TRUNCATE OFF) webhook_delivery")
+        await tx.execute(DELIVERIES, (webhook_id, ROWS))
+        if request.param == "fresh":
+            await tx.execute("VACUUM ANALYZE webhook_delivery")
+        claims = await deliveries.claim(tx, limit=HELD, share=HELD, busy={}, lease=LEASE)
+    assert len(claims) == HELD
+    return [Attempted(claim, "delivered", 200) for claim in claims]
+
+
+@pytest.mark.parametrize("options", [SMALL, ""], ids=["direct", "through a pooler"])
+async def test_deliveries_are_settled_and_given_back_by_their_ids(
+    deliveries_under_way: list[Attempted], database_url: str, options: str
+) -> None:
+    claims = [one.claim for one in deliveries_under_way]
+    patience = timedelta(days=1)
+    tx = await database.connect(database_url, options=options)
+    try:
+        explain = Explain(tx)
+        await deliveries.release(explain, claims[: HELD // 2])
+        await deliveries.settle(explain, deliveries_under_way[HELD // 2 :], patience=patience)
+    finally:
+        await tx.close()
+    released, settled, *_ = explain.plans
+    assert rows_read(released, "webhook_delivery") <= HELD
+    assert rows_read(settled, "webhook_delivery") <= HELD
 
 
 async def sequential_scans(tx: Tx) -> int:

@@ -74,7 +74,8 @@ RETURNING d.id, d.lease_token, d.webhook_id, chosen.url, d.attempts, d.body,
 -- name: settle
 -- Write down what came of attempts that still have their lease. What an address said that is not
 -- the webhook's any more does not count, except that it took the delivery: the next attempt asks
--- the new one.
+-- the new one. Not "status is pending", which is the same: the planner would read the index of all
+-- that are, and not these by their ids.
 UPDATE webhook_delivery AS d
    SET status = s.status, attempts = d.attempts + 1, response_status = s.code, error = s.error,
        next_attempt_at = coalesce(coalesce(%(now)s, now()) + s.pause, d.next_attempt_at),
@@ -82,9 +83,10 @@ UPDATE webhook_delivery AS d
        finished_at = CASE WHEN s.status <> 'pending' THEN coalesce(%(now)s, now()) END
   FROM unnest(%(ids)s::uuid[], %(tokens)s::integer[], %(urls)s::text[], %(statuses)s::text[],
               %(codes)s::integer[], %(errors)s::text[], %(pauses)s::interval[])
-       AS s (id, token, url, status, code, error, pause), webhook AS w
- WHERE d.id = s.id AND d.lease_token = s.token AND d.status = 'pending'
-   AND w.id = d.webhook_id AND (w.url = s.url OR s.status = 'delivered')
+       AS s (id, token, url, status, code, error, pause)
+ WHERE d.id = ANY(%(ids)s::uuid[]) AND d.id = s.id
+   AND d.lease_token = s.token AND d.finished_at IS NULL
+   AND (s.status = 'delivered' OR s.url = (SELECT url FROM webhook WHERE id = d.webhook_id))
 RETURNING d.id, d.webhook_id;
 
 -- name: release
@@ -92,7 +94,8 @@ RETURNING d.id, d.webhook_id;
 UPDATE webhook_delivery AS d
    SET next_attempt_at = now()
   FROM unnest(%(ids)s::uuid[], %(tokens)s::integer[]) AS s (id, token)
- WHERE d.id = s.id AND d.lease_token = s.token AND d.status = 'pending';
+ WHERE d.id = ANY(%(ids)s::uuid[]) AND d.id = s.id
+   AND d.lease_token = s.token AND d.finished_at IS NULL;
 
 -- name: judge
 -- Note since when a webhook fails; an attempt that succeeds ends that.
