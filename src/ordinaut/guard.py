@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TypeAlias
 
@@ -143,16 +144,22 @@ async def resolve(
 
 def guarded_transport(policy: Policy, *, max_connections: int) -> httpx2.AsyncHTTPTransport:
     """Return a transport that connects only to what ``policy`` allows, and to no proxy."""
-    transport = httpx2.AsyncHTTPTransport(trust_env=False)
+    transport = httpx2.AsyncHTTPTransport(verify=_authorities(), trust_env=False)
     # httpx2 has no parameter for it: the pool is replaced by one whose connections are checked.
     transport._pool = httpcore2.AsyncConnectionPool(
-        ssl_context=httpx2.create_ssl_context(trust_env=False),
+        ssl_context=_authorities(),
         max_connections=max_connections,
         max_keepalive_connections=20,
         keepalive_expiry=15.0,
         network_backend=GuardedBackend(policy, threads=max_connections),
     )
     return transport
+
+
+@cache
+def _authorities() -> ssl.SSLContext:
+    """Return what certificates are checked against; to read it takes longer than most starts."""
+    return httpx2.create_ssl_context(trust_env=False)
 
 
 def _refused(host: str, port: int, address: str, reason: str, policy: Policy) -> ToolError:

@@ -51,16 +51,16 @@ def read_signature(fn: ToolFunction) -> Signature:
     wants_context = any(p.name == _CONTEXT for p in parameters)
     own = [p for p in parameters if p.name != _CONTEXT]
     style: CallStyle = "dict" if _takes_all_at_once(own) else "keywords"
-    model = None if style == "dict" else _model(fn, own, hints)
+    model, input_schema = (None, {}) if style == "dict" else _model(fn, own, hints)
     kind = _kind(fn)
-    adapter = None if kind == "generator" else _result(hints)
+    adapter, output_schema = (None, {}) if kind == "generator" else _result(hints)
     return Signature(
         kind=kind,
         style=style,
         wants_context=wants_context,
         description=_first_line(fn),
-        input_schema={} if model is None else model.model_json_schema(),
-        output_schema={} if kind == "generator" else _shown(hints),
+        input_schema=input_schema,
+        output_schema=output_schema,
         prepare=_prepare(model, own, hints),
         dump=None if adapter is None else functools.partial(adapter.dump_python, mode="json"),
     )
@@ -131,20 +131,19 @@ def _takes_all_at_once(own: list[inspect.Parameter]) -> bool:
 
 def _model(
     fn: ToolFunction, own: list[inspect.Parameter], hints: dict[str, Any]
-) -> type[BaseModel] | None:
-    """Return a model of the keyword parameters, or ``None`` where all keys are taken."""
+) -> tuple[type[BaseModel] | None, Json]:
+    """Return a model of the keyword parameters with its schema; none where all keys are taken."""
     if any(p.kind is p.VAR_KEYWORD for p in own) or any(p.name.startswith("_") for p in own):
-        return None
+        return None, {}
     fields: dict[str, Any] = {
         p.name: (hints.get(p.name, Any), ... if p.default is p.empty else p.default) for p in own
     }
     try:
         config = ConfigDict(extra="forbid", arbitrary_types_allowed=False)
         model = create_model(getattr(fn, "__name__", "arguments"), __config__=config, **fields)
-        model.model_json_schema()
+        return typing.cast(type[BaseModel], model), model.model_json_schema()
     except _NO_SCHEMA as error:
         raise InvalidInput.at("fn", f"its type hints have no JSON Schema: {error}") from None
-    return typing.cast(type[BaseModel], model)
 
 
 def _prepare(
@@ -172,23 +171,15 @@ def _is_plain(hint: Any) -> bool:
     return (origin in (dict, list) or origin in _UNIONS) and all(map(_is_plain, inner))
 
 
-def _result(hints: dict[str, Any]) -> TypeAdapter[Any] | None:
+def _result(hints: dict[str, Any]) -> tuple[TypeAdapter[Any] | None, Json]:
+    """Return what turns a result into JSON, where that is needed, and the result's schema."""
     hint = hints.get("return", Any)
-    return None if _is_plain(hint) else _adapter(hint)
-
-
-def _adapter(hint: Any) -> TypeAdapter[Any] | None:
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(hint)
-        adapter.json_schema(mode="serialization")
+        schema = adapter.json_schema(mode="serialization")
     except _NO_SCHEMA:
-        return None
-    return adapter
-
-
-def _shown(hints: dict[str, Any]) -> Json:
-    adapter = _adapter(hints.get("return", Any))
-    return {} if adapter is None else adapter.json_schema(mode="serialization")
+        return None, {}
+    return None if _is_plain(hint) else adapter, schema
 
 
 def _first_line(fn: ToolFunction) -> str:
