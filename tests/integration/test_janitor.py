@@ -284,6 +284,26 @@ async def test_new_time_zone_data_recomputes_and_reports_what_moved(db: Database
     }
 
 
+async def test_many_schedules_are_recomputed_in_steps_and_those_in_use_next_time(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(janitor, "BATCH", 2)
+    await lead(db)
+    tasks = [await add_task(db, "cron", "0 12 * * *") for _ in range(5)]
+    stale = "SELECT task_id FROM schedule WHERE tzdata = '2020.1'"
+    async with db.connection() as tx:
+        await tx.execute("UPDATE schedule SET tzdata = '2020.1', next_run_at = %s", (START,))
+
+    async with db.transaction() as tx:
+        await tx.execute("SELECT FROM schedule WHERE task_id = %s FOR UPDATE", (tasks[1],))
+        await janitor.recompute_schedules()
+        assert await rows(db, stale) == [(tasks[1],)]
+    await janitor.recompute_schedules()
+
+    assert await rows(db, stale) == []
+    assert {await state(db, task) for task in tasks} == {("active", after(hours=4))}
+
+
 async def test_a_duty_has_one_holder_and_goes_to_another_when_it_is_given_back(db: Database):
     clock = TravelClock(START)
     first, second = (Leadership(db, clock, "relay", holder=uuid7()) for _ in range(2))

@@ -18,7 +18,7 @@ from ordinaut.config import Settings
 from ordinaut.engine.calendar import Calendar
 from ordinaut.engine.schedule import compile_schedule
 from ordinaut.errors import Conflict, InvalidSchedule
-from ordinaut.model import Event
+from ordinaut.model import NOBODY, Event
 from ordinaut.scheduler.calendars import Calendars
 from ordinaut.scheduler.plan import undecided_after
 from ordinaut.store import chain, journal, leaders, queue, schedules, upkeep, workers
@@ -129,15 +129,16 @@ async def drop_history() -> None:
 async def recompute_schedules() -> None:
     """Compute the next occurrences again that were computed with other time zone data."""
     holding = HOLDING.get()
-    calendars = Calendars()
+    calendars, after = Calendars(), NOBODY
     while True:
         async with holding.transaction() as tx:
-            ids = await schedules.stale(tx, limit=BATCH)
+            ids = await schedules.stale(tx, after=after, limit=BATCH)
             tasks = await schedules.load(tx, ids)
             known = await calendars.named(tx, (n for t in tasks for n in t.schedule.exclude))
             await _recompute(tx, tasks, known)
         if len(ids) < BATCH:
             return
+        after = ids[-1]
 
 
 async def _recompute(tx: Tx, tasks: list[Timed], calendars: dict[str, Calendar]) -> None:

@@ -18,6 +18,7 @@ from uuid import UUID
 
 from ordinaut.engine.lanes import lane
 from ordinaut.model import (
+    NOBODY,
     Catchup,
     Json,
     Lane,
@@ -249,9 +250,12 @@ async def next_due(tx: Tx) -> tuple[datetime, datetime | None]:
     return row[0], row[1]
 
 
-async def stale(tx: Tx, *, limit: int) -> list[UUID]:
-    """Lock schedules that were computed with other time zone data than this process has."""
-    values = {"tzdata": tzdata_version(), "limit": limit}
+async def stale(tx: Tx, *, after: UUID = NOBODY, limit: int) -> list[UUID]:
+    """Lock schedules that were computed with other time zone data than this process has.
+
+    Returns the first of those ``after`` a task, in order.
+    """
+    values = {"tzdata": tzdata_version(), "after": after, "limit": limit}
     return sorted(await _ids(tx, "stale", values))
 
 

@@ -108,10 +108,11 @@ SELECT clock_timestamp(),
          ORDER BY least(next_run_at, look_at) LIMIT 1);
 
 -- name: stale
--- Schedules that were computed with other time zone data. Rows that are locked come next time.
+-- Schedules behind a task that were computed with other time zone data. Rows that are locked come
+-- next time.
 SELECT task_id FROM schedule
- WHERE tzdata <> %(tzdata)s AND next_run_at IS NOT NULL
- LIMIT %(limit)s
+ WHERE task_id > %(after)s AND tzdata <> %(tzdata)s AND next_run_at IS NOT NULL
+ ORDER BY task_id LIMIT %(limit)s
    FOR UPDATE SKIP LOCKED;
 
 -- name: recomputed
