@@ -165,34 +165,27 @@ async def test_settling_finds_each_row_by_its_id(
         assert rows_read(plan) <= HELD, name
 
 
-@pytest.mark.parametrize("options", [BY_ID, ""], ids=["direct", "through a pooler"])
-async def test_renewing_finds_each_row_by_its_id(
-    full: Database, database_url: str, options: str
+@pytest.mark.parametrize(
+    ("keeping", "giving"), [(BY_ID, BY_INDEX), ("", "")], ids=["direct", "through a pooler"]
+)
+async def test_renewing_and_giving_back_find_each_row_by_its_id(
+    full: Database, database_url: str, keeping: str, giving: str
 ) -> None:
     leases = await lease(full, limit=HELD, now=NOW)
-    plan = await explained(
+    renewed = await explained(
         database_url,
-        options,
+        keeping,
         lambda tx: queue.renew(tx, leases, worker_id=WORKER, lease_for=LEASE),
     )
-    if options:
-        assert reads(plan) == {("Index Scan", "due_work_pkey"), ("Tid Scan", "")}
-    assert found_by_id(plan)
-    assert rows_read(plan) <= 3 * HELD  # to lock, to write, to tell
-
-
-@pytest.mark.parametrize("options", [BY_INDEX, ""], ids=["direct", "through a pooler"])
-async def test_giving_back_finds_each_row_by_its_id(
-    full: Database, database_url: str, options: str
-) -> None:
-    leases = await lease(full, limit=HELD, now=NOW)
-    plan = await explained(
-        database_url,
-        options,
-        lambda tx: queue.release(tx, worker_id=WORKER, unstarted=leases),
+    released = await explained(
+        database_url, giving, lambda tx: queue.release(tx, worker_id=WORKER, unstarted=leases)
     )
-    assert found_by_id(plan)
-    assert rows_read(plan) <= HELD
+    if keeping:
+        assert reads(renewed) == {("Index Scan", "due_work_pkey"), ("Tid Scan", "")}
+    assert found_by_id(renewed)
+    assert rows_read(renewed) <= 3 * HELD  # to lock, to write, to tell
+    assert found_by_id(released)
+    assert rows_read(released) <= HELD
 
 
 async def test_answering_finds_each_run_by_its_id(full: Database, database_url: str) -> None:
