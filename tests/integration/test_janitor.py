@@ -296,6 +296,9 @@ async def test_many_schedules_are_recomputed_in_steps_and_those_in_use_next_time
 
     async with db.transaction() as tx:
         await tx.execute("SELECT FROM schedule WHERE task_id = %s FOR UPDATE", (tasks[1],))
+        async with db.transaction() as other:
+            assert await schedules.stale(other, limit=2) == [tasks[0], tasks[2]]
+            assert await schedules.stale(other, after=tasks[2], limit=9) == tasks[3:]
         await janitor.recompute_schedules()
         assert await rows(db, stale) == [(tasks[1],)]
     await janitor.recompute_schedules()
